@@ -1,0 +1,39 @@
+# Every verb sets up what it needs: a virtual environment in .venv, the package in it, the C core.
+#
+#   make demo  [FILE=path]         three nodes, one of them killed in the middle of a load
+#   make test  [ARGS='-k name']    the whole suite, or a part of it
+#   make check                     lint, formatting and types; changes nothing
+#   make fmt                       formats
+#   make clean                     removes what the other verbs made
+
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/ready
+SOURCES := pyproject.toml setup.py $(wildcard walle/native/*.c walle/native/*.h) \
+	walle/native/build_native.py
+
+.PHONY: demo test check fmt clean
+
+demo: $(READY)
+	$(BIN)/python tools/demo.py $(FILE)
+
+test: $(READY)
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+fmt: $(READY)
+	$(BIN)/ruff check --fix --select I .
+	$(BIN)/ruff format .
+
+$(READY): $(SOURCES)
+	@echo "setting up .venv (once)"
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -qq --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv build *.egg-info walle/native/_core.c walle/native/_core*.so

@@ -1,0 +1,54 @@
+"""WALLE: a replicated write-ahead log with built-in leader election.
+
+async with walle.connect("127.0.0.1:7411") as client:
+    async with client.claim("/orders", address="app-1:9000") as writer:
+        await writer.put(b"order 1 created")
+"""
+
+from walle import sync
+from walle.client.client import Client, connect
+from walle.client.writer import Writer
+from walle.errors import (
+    Busy,
+    ConfigError,
+    CorruptionError,
+    LeaseExpired,
+    LocalProtocolError,
+    Outcome,
+    ProtocolError,
+    Refused,
+    RemoteProtocolError,
+    StreamExists,
+    Unavailable,
+    UnknownStream,
+    WalleError,
+    WriterLost,
+    WrongCluster,
+)
+from walle.ids import Position, WriterId
+from walle.record import Entry
+
+__all__ = [
+    "Busy",
+    "Client",
+    "ConfigError",
+    "CorruptionError",
+    "Entry",
+    "LeaseExpired",
+    "LocalProtocolError",
+    "Outcome",
+    "Position",
+    "ProtocolError",
+    "Refused",
+    "RemoteProtocolError",
+    "StreamExists",
+    "Unavailable",
+    "UnknownStream",
+    "WalleError",
+    "Writer",
+    "WriterId",
+    "WriterLost",
+    "WrongCluster",
+    "connect",
+    "sync",
+]
