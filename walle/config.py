@@ -1,0 +1,123 @@
+"""A node's settings, validated from parsed YAML. This module reads no file.
+
+Every setting is described in configs/node.yaml, and nowhere else.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from walle.errors import ConfigError
+from walle.limits import ADDRESS_BYTES_MAX, MEMBERS_COUNT_MAX, NODE_ID_BYTES_MAX
+
+PORT_DEFAULT = 7411
+
+_NODE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+@dataclass(frozen=True, slots=True)
+class NodeConfig:
+    """One node's settings.
+
+    node: this node's id.
+    listen: where it accepts connections, `host:port`.
+    data: its data directory.
+    initial_cluster: the addresses of the nodes that form the cluster, this one included, by id.
+    """
+
+    node: str
+    listen: str
+    data: Path
+    initial_cluster: dict[str, str]
+
+    @property
+    def address(self) -> str:
+        """Where the others find this node."""
+        return self.initial_cluster[self.node]
+
+
+def parse_address(key: str, value: object) -> tuple[str, int]:
+    """The host and the port of `host:port`, or of `[ipv6]:port`.
+
+    Raises:
+        ConfigError: it is no address.
+    """
+    text = value if isinstance(value, str) else ""
+    host, _, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not host or not port.isdigit() or not 1 <= int(port) <= 65_535:
+        example = f"127.0.0.1:{PORT_DEFAULT}"
+        raise ConfigError(key, f"must be host:port, such as {example}, not {value!r}")
+    if len(text.encode()) > ADDRESS_BYTES_MAX:
+        raise ConfigError(key, f"an address has at most {ADDRESS_BYTES_MAX} bytes")
+    return host, int(port)
+
+
+def parse_node_id(key: str, value: object) -> str:
+    """A node's id.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    if (
+        not isinstance(value, str)
+        or not _NODE_ID.fullmatch(value)
+        or len(value) > NODE_ID_BYTES_MAX
+    ):
+        rule = f"letters, digits, '.', '_' and '-', {NODE_ID_BYTES_MAX} at most"
+        raise ConfigError(key, f"must be a node id ({rule}), not {value!r}")
+    return value
+
+
+def parse_node_config(settings: object, *, directory: Path) -> NodeConfig:
+    """The settings of a node.
+
+    Args:
+        settings: parsed YAML: a mapping.
+        directory: what a relative data directory is relative to: that of the file.
+
+    Raises:
+        ConfigError: names the key and the rule.
+    """
+    if not isinstance(settings, dict):
+        raise ConfigError("the file", "must hold a mapping of settings; see configs/node.yaml")
+    known = {"node", "listen", "data", "initial_cluster"}
+    for key in settings:
+        if key not in known:
+            names = ", ".join(sorted(known))
+            raise ConfigError(str(key), f"is no setting; the settings are {names}")
+    for key in sorted(known):
+        if key not in settings:
+            raise ConfigError(key, "is missing; see configs/node.yaml")
+    node = parse_node_id("node", settings["node"])
+    parse_address("listen", settings["listen"])
+    return NodeConfig(
+        node=node,
+        listen=settings["listen"],
+        data=_parse_data(settings["data"], directory),
+        initial_cluster=_parse_initial_cluster(settings["initial_cluster"], node),
+    )
+
+
+def _parse_data(value: Any, directory: Path) -> Path:
+    if not isinstance(value, str) or not value:
+        raise ConfigError("data", f"must be a directory's path, not {value!r}")
+    return directory / Path(value).expanduser()
+
+
+def _parse_initial_cluster(value: Any, node: str) -> dict[str, str]:
+    if not isinstance(value, dict) or not value:
+        raise ConfigError("initial_cluster", "must map each node's id to its host:port")
+    if len(value) > MEMBERS_COUNT_MAX:
+        raise ConfigError("initial_cluster", f"may name {MEMBERS_COUNT_MAX} nodes at most")
+    for node_id, address in value.items():
+        parse_node_id("initial_cluster", node_id)
+        parse_address(f"initial_cluster.{node_id}", address)
+    if node not in value:
+        raise ConfigError("initial_cluster", f"must name this node, {node}, with its address")
+    if len(set(value.values())) != len(value):
+        raise ConfigError("initial_cluster", "names one address twice")
+    return dict(value)

@@ -1,0 +1,83 @@
+"""Every bound, with its unit, and the relations between bounds, checked at import.
+
+At a bound the other side hears `busy` and repeats; memory does not grow with load. What can never
+fit is refused at the client, before it is sent.
+"""
+
+from __future__ import annotations
+
+from walle.errors import invariant
+
+KIB = 1024
+MIB = 1024 * KIB
+NS_PER_MS = 1_000_000
+
+# What one entry and one frame may be.
+ENTRY_DATA_BYTES_MAX = 1 * MIB
+FRAME_BYTES_MAX = 2 * MIB
+FRAME_HEAD_BYTES_MAX = 256 * KIB
+FRAME_RECORDS_COUNT_MAX = 16_384
+HANDSHAKE_FRAME_BYTES_MAX = 4 * KIB
+STREAM_NAME_BYTES_MAX = 255
+NODE_ID_BYTES_MAX = 63
+ADDRESS_BYTES_MAX = 255
+
+# Shared memory of a node.
+ARENA_CHUNK_BYTES = FRAME_BYTES_MAX
+ARENA_BYTES = 64 * MIB
+RING_CONTROL_BYTES = 8 * MIB
+RING_DATA_BYTES = 16 * MIB
+
+# The network.
+SESSIONS_COUNT_MAX = 1024
+SESSION_UNSENT_BYTES_MAX = 8 * MIB
+UNFINISHED_BYTES_MAX = 32 * MIB
+"""Of frames that are still arriving, all sessions together."""
+HANDSHAKE_MS_MAX = 5_000
+FRAME_MS_MAX = 10_000
+"""How long a frame may take to arrive from its first byte."""
+
+# A stream's members.
+MEMBERS_COUNT_MAX = 7
+COMMITTED_LAG_ENTRIES_MAX = 4_096
+"""By how many entries the durable commit point may trail the known one."""
+UNCOMMITTED_ENTRIES_MAX = 65_536
+UNCOMMITTED_BYTES_MAX = 64 * MIB
+REORDER_BYTES_MAX = 8 * MIB
+REORDER_COUNT_MAX = 4_096
+READS_WAITING_MAX = 1_024
+TAIL_PAGE_ENTRIES = 8_192
+FETCH_BYTES_MAX = 512 * KIB
+
+# Leases.
+LEASE_MS_MIN = 100
+LEASE_MS_MAX = 60_000
+JUMP_WAIT_MS_MAX = 1_000
+
+# A writer.
+PIPELINE_ENTRIES_MAX = 32_768
+PIPELINE_BYTES_MAX = 32 * MIB
+MEMBER_BACKLOG_BYTES_MAX = 8 * MIB
+BATCH_BYTES_MAX = 256 * KIB
+
+# Storage.
+SEGMENT_BYTES_MIN = 64 * KIB
+SEGMENT_BYTES_MAX = 64 * MIB
+
+invariant(ENTRY_DATA_BYTES_MAX < FRAME_BYTES_MAX, "an entry of the largest size fits a frame")
+invariant(FRAME_BYTES_MAX <= ARENA_BYTES // 4, "the arena holds several frames of the largest size")
+invariant(FRAME_BYTES_MAX <= RING_DATA_BYTES // 4, "a ring holds several frames")
+invariant(FRAME_BYTES_MAX <= RING_CONTROL_BYTES // 4, "a ring holds several frames")
+invariant(ARENA_BYTES % ARENA_CHUNK_BYTES == 0, "the arena is whole chunks")
+invariant(
+    PIPELINE_ENTRIES_MAX < UNCOMMITTED_ENTRIES_MAX, "members hold what a writer has in flight"
+)
+invariant(PIPELINE_BYTES_MAX < UNCOMMITTED_BYTES_MAX, "members hold what a writer has in flight")
+invariant(
+    TAIL_PAGE_ENTRIES * 8 <= FRAME_HEAD_BYTES_MAX // 2, "a page of chains fits a frame's head"
+)
+invariant(
+    FETCH_BYTES_MAX + ENTRY_DATA_BYTES_MAX + FRAME_HEAD_BYTES_MAX <= FRAME_BYTES_MAX,
+    "an answer may go one entry over what was asked",
+)
+invariant(BATCH_BYTES_MAX <= FRAME_BYTES_MAX // 2, "a batch fits a frame")

@@ -1,0 +1,375 @@
+"""The record: one entry as its bytes, the same on the wire, in the rings and in segments.
+
+The writer's client encodes an entry once; nobody encodes it again, so the replicas of a committed
+run are byte-identical. All integers are little-endian.
+
+     0       4               12      16              24              32              40          48
+     +-------+---------------+-------+---------------+---------------+---------------+-----------+
+     | crc   | prev_chain    | length| entry_id      | writer_ts     | writer_nonce  | time_us   |
+     | u32   | u64           | u32   | u64           | u64           | u64           | u64       |
+     +-------+---------------+-------+---------------+---------------+---------------+-----------+
+     | data: `length` bytes, then zeros up to a multiple of 8                                    |
+     +-------------------------------------------------------------------------------------------+
+
+`length` holds the stored data's size in its low 24 bits and flags in its high 8 bits.
+
+    crc    CRC32C of bytes 4 up to the end of the data
+    chain  xxh64(bytes 12 up to the end of the data, seed = prev_chain): the record's own chain,
+           which its successor carries as `prev_chain`. It covers the writer id: without it, equal
+           data of two writers would make two histories look the same.
+
+The header carries the predecessor's chain, so a record fetched alone can be verified.
+"""
+
+from __future__ import annotations
+
+import struct
+from array import array
+from dataclasses import dataclass, replace
+from enum import IntEnum
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+import xxhash
+
+from walle.errors import CorruptionError, LocalProtocolError
+from walle.ids import NO_WRITER, Position, WriterId
+from walle.limits import ENTRY_DATA_BYTES_MAX
+from walle.native import crc32c, records_scan
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from walle.native import Buffer
+
+
+class Field(NamedTuple):
+    """One field of the header: its offset and size in bytes."""
+
+    name: str
+    offset: int
+    size: int
+
+
+LAYOUT = (
+    Field("crc", 0, 4),
+    Field("prev_chain", 4, 8),
+    Field("length", 12, 4),
+    Field("entry_id", 16, 8),
+    Field("writer_ts", 24, 8),
+    Field("writer_nonce", 32, 8),
+    Field("time_us", 40, 8),
+)
+"""The layout table. The C core's offsets are compared with it by a test."""
+
+HEADER = struct.Struct("<" + "".join({4: "I", 8: "Q"}[field.size] for field in LAYOUT))
+HEADER_BYTES = HEADER.size
+ALIGNMENT = 8
+CRC_START = 4
+CHAIN_START = 12
+LENGTH_MASK = 0x00FF_FFFF
+FLAGS_SHIFT = 24
+
+_TAIL = struct.Struct("<IQQQQ")  # the header from CHAIN_START on
+_HEAD = struct.Struct("<IQ")
+
+
+class Stop(IntEnum):
+    """Why a scan stopped. The values are the C core's."""
+
+    END = 0  # every byte was read
+    SHORT = 1  # the last record is incomplete
+    BAD_LENGTH = 2
+    BAD_CRC = 3
+    BAD_PADDING = 4
+    BAD_ID = 5  # not the predecessor's id plus one
+    BAD_CHAIN = 6  # not the predecessor's chain
+    FULL = 7  # a bound of the caller's was reached
+    BLANK = 8  # a header of zeros: unwritten space
+
+
+class Payload(Protocol):
+    """Where the bytes of a batch lie: plain bytes, or a place in the node's shared arena."""
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+
+    def detach(self) -> Payload:
+        """The same bytes, to be kept for as long as one likes: copied out of the arena."""
+
+    def view(self) -> memoryview:
+        """The bytes."""
+
+
+class Bytes(NamedTuple):
+    """A payload that owns its bytes."""
+
+    data: bytes
+
+    @property
+    def size(self) -> int:
+        return len(self.data)
+
+    def detach(self) -> Bytes:
+        return self
+
+    def view(self) -> memoryview:
+        return memoryview(self.data)
+
+
+@dataclass(slots=True)
+class Batch:
+    """Consecutive records whose CRCs, ids and chains have been checked.
+
+    first_id: the first record's entry id.
+    prev_chain: the chain of the entry before it.
+    chains: the chain after each record; as many as there are records, at least one.
+    writer: of all the records; None when they are of several.
+    """
+
+    first_id: int
+    prev_chain: int
+    chains: array[int]
+    writer: WriterId | None
+    payload: Payload
+
+    @property
+    def count(self) -> int:
+        return len(self.chains)
+
+    @property
+    def last_id(self) -> int:
+        return self.first_id + len(self.chains) - 1
+
+    @property
+    def before(self) -> Position:
+        """The position that the batch builds on."""
+        return Position(self.first_id - 1, self.prev_chain)
+
+    @property
+    def last(self) -> Position:
+        return Position(self.last_id, self.chains[-1])
+
+    def chain_at(self, entry_id: int) -> int:
+        """The chain after `entry_id`, which lies in [first_id - 1, last_id]."""
+        index = entry_id - self.first_id
+        return self.chains[index] if index >= 0 else self.prev_chain
+
+    def position_at(self, entry_id: int) -> Position:
+        """The position of `entry_id`, which lies in [first_id - 1, last_id]."""
+        return Position(entry_id, self.chain_at(entry_id))
+
+    def detach(self) -> Batch:
+        """The same batch, its bytes kept for as long as one likes."""
+        return replace(self, payload=self.payload.detach())
+
+
+class Entry(NamedTuple):
+    """One entry, decoded.
+
+    time_us: when the writer's client encoded it, by its wall clock, in microseconds since 1970.
+    chain: the chain after it.
+    """
+
+    entry_id: int
+    writer: WriterId
+    time_us: int
+    data: bytes
+    chain: int
+    prev_chain: int
+    flags: int = 0
+
+
+def size_of(data_bytes: int) -> int:
+    """Bytes of the record that holds `data_bytes` of data."""
+    return (HEADER_BYTES + data_bytes + ALIGNMENT - 1) & -ALIGNMENT
+
+
+def encode(
+    entry_id: int, writer: WriterId, time_us: int, data: bytes, prev_chain: int
+) -> tuple[bytes, int]:
+    """The record's bytes and its chain.
+
+    Raises:
+        LocalProtocolError: the data is larger than an entry may be.
+    """
+    length = len(data)
+    if length > ENTRY_DATA_BYTES_MAX:
+        raise LocalProtocolError(
+            f"entry {entry_id} has {length} bytes of data; at most {ENTRY_DATA_BYTES_MAX} fit"
+        )
+    hashed = _TAIL.pack(length, entry_id, writer.ts, writer.nonce, time_us) + data
+    chain = xxhash.xxh64_intdigest(hashed, prev_chain)
+    covered = prev_chain.to_bytes(8, "little") + hashed
+    record = crc32c(covered).to_bytes(4, "little") + covered
+    return record + bytes(-len(record) % ALIGNMENT), chain
+
+
+class Encoder:
+    """Encodes consecutive entries of one writer into one batch."""
+
+    def __init__(self, writer: WriterId, tail: Position) -> None:
+        self.writer = writer
+        self.tail = tail
+        self._start = tail
+        self._records: list[bytes] = []
+        self._chains = array("Q")
+        self._size = 0
+
+    @property
+    def size(self) -> int:
+        """Bytes of the records encoded since the last `take`."""
+        return self._size
+
+    def add(self, data: bytes, time_us: int) -> Position:
+        """Encodes the next entry; returns its position."""
+        entry_id, prev_chain = self.tail
+        record, chain = encode(entry_id + 1, self.writer, time_us, data, prev_chain)
+        self._records.append(record)
+        self._chains.append(chain)
+        self._size += len(record)
+        self.tail = Position(entry_id + 1, chain)
+        return self.tail
+
+    def take(self) -> Batch:
+        """What was added since the last call, at least one entry."""
+        batch = Batch(
+            first_id=self._start.entry_id + 1,
+            prev_chain=self._start.chain,
+            chains=self._chains,
+            writer=self.writer,
+            payload=Bytes(b"".join(self._records)),
+        )
+        self._start = self.tail
+        self._records = []
+        self._chains = array("Q")
+        self._size = 0
+        return batch
+
+
+@dataclass(slots=True)
+class Scan:
+    """What a scan found: `count` good records in `size` bytes, and why it stopped there.
+
+    first_id, prev_chain: of the first good record; 0 when there is none.
+    chains: the chain after each good record.
+    writer: of all good records, None when they are of several or none.
+    """
+
+    count: int
+    size: int
+    stop: Stop
+    first_id: int
+    prev_chain: int
+    chains: array[int]
+    writer: WriterId | None
+
+    @property
+    def last(self) -> Position:
+        """The last good record's position."""
+        return Position(self.first_id + self.count - 1, self.chains[-1])
+
+
+def scan(
+    buffer: Buffer,
+    *,
+    after: Position | None = None,
+    count_max: int = 1 << 20,
+    size_max: int = 1 << 62,
+) -> Scan:
+    """Checks consecutive records: length, CRC, padding, id and chain of each.
+
+    Args:
+        buffer: bytes that begin with a record.
+        after: the position the first record must follow; None: any.
+        count_max: stop with FULL once so many records were read.
+        size_max: stop with FULL at the first record boundary at or behind so many bytes.
+    """
+    found, chains = records_scan(buffer, after, count_max, size_max)
+    writer = (
+        None if found.mixed or not found.count else WriterId(found.writer_ts, found.writer_nonce)
+    )
+    return Scan(
+        found.count, found.size, Stop(found.stop), found.first_id, found.prev_chain, chains, writer
+    )
+
+
+def check(payload: Payload, *, where: str) -> Batch:
+    """The batch that `payload` holds, every record checked.
+
+    Raises:
+        CorruptionError: the payload is not wholly good, consecutive records, or is empty.
+    """
+    found = scan(payload.view())
+    if found.stop is not Stop.END or not found.count:
+        raise CorruptionError(
+            where, found.size, expected="a record that passes its checks", found=found.stop.name
+        )
+    return Batch(found.first_id, found.prev_chain, found.chains, found.writer, payload)
+
+
+def decode(buffer: memoryview | bytes, offset: int = 0) -> Entry:
+    """The entry whose record begins at `offset`, checked by CRC.
+
+    Raises:
+        CorruptionError: the record fails a check.
+    """
+    if len(buffer) - offset < HEADER_BYTES:
+        raise CorruptionError("record", offset, expected="a whole header", found="fewer bytes")
+    crc, prev_chain, length, entry_id, ts, nonce, time_us = HEADER.unpack_from(buffer, offset)
+    size = length & LENGTH_MASK
+    end = offset + HEADER_BYTES + size
+    if size > ENTRY_DATA_BYTES_MAX or end > len(buffer):
+        raise CorruptionError("record", offset, expected="its data", found=f"a length of {size}")
+    found = crc32c(buffer[offset + CRC_START : end])
+    if found != crc:
+        raise CorruptionError("record", offset, expected=f"CRC32C {crc:08x}", found=f"{found:08x}")
+    chain = xxhash.xxh64_intdigest(buffer[offset + CHAIN_START : end], prev_chain)
+    data = bytes(buffer[offset + HEADER_BYTES : end])
+    return Entry(
+        entry_id, WriterId(ts, nonce), time_us, data, chain, prev_chain, length >> FLAGS_SHIFT
+    )
+
+
+def decode_all(buffer: memoryview | bytes) -> Iterator[Entry]:
+    """The entries of consecutive records.
+
+    Raises:
+        CorruptionError: a record fails its CRC, its id or its chain.
+    """
+    offset = 0
+    expected: Position | None = None
+    while offset < len(buffer):
+        entry = decode(buffer, offset)
+        found = Position(entry.entry_id - 1, entry.prev_chain)
+        if expected is not None and found != expected:
+            raise CorruptionError(
+                "record", offset, expected=f"the successor of {expected}", found=f"that of {found}"
+            )
+        yield entry
+        expected = Position(entry.entry_id, entry.chain)
+        offset += size_of(len(entry.data))
+
+
+__all__ = [
+    "ALIGNMENT",
+    "CHAIN_START",
+    "CRC_START",
+    "HEADER",
+    "HEADER_BYTES",
+    "LAYOUT",
+    "NO_WRITER",
+    "Batch",
+    "Bytes",
+    "Encoder",
+    "Entry",
+    "Payload",
+    "Scan",
+    "Stop",
+    "check",
+    "decode",
+    "decode_all",
+    "encode",
+    "scan",
+    "size_of",
+]
