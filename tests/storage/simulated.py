@@ -1,0 +1,170 @@
+"""A disk in memory that can lose power: a verified fake of `walle.storage.vfs`.
+
+What was not synced is lost sector by sector at random, and so are names. An operation can be told
+to fail, as though the process or the machine had died in it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, cast
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from walle.storage.vfs import File
+
+SECTOR_BYTES = 512
+
+
+class Crash(Exception):
+    """The machine died here."""
+
+
+@dataclass(eq=False)
+class Inode:
+    """A file's bytes: as processes see them, and as they are on the platter."""
+
+    data: bytearray
+    durable: bytearray
+    dirty: set[int] = field(default_factory=set)
+
+    def write(self, data: bytes, offset: int) -> None:
+        self.data[offset : offset + len(data)] = data
+        self.dirty |= set(range(offset // SECTOR_BYTES, -(-(offset + len(data)) // SECTOR_BYTES)))
+
+    def persist(self, sector: int) -> None:
+        place = slice(sector * SECTOR_BYTES, (sector + 1) * SECTOR_BYTES)
+        self.durable[place] = self.data[place]
+
+
+class SimulatedFile:
+    def __init__(self, disk: SimulatedFiles, inode: Inode) -> None:
+        self.disk = disk
+        self.inode = inode
+
+    def write(self, buffers: Sequence[bytes | memoryview], offset: int) -> None:
+        data = b"".join(buffers)
+        assert offset + len(data) <= len(self.inode.data), "writing beyond what was reserved"
+        if self.disk.is_last_step():
+            # A write that is interrupted has done a part of its work.
+            self.inode.write(data[: len(data) // 2], offset)
+        self.disk.step()
+        self.inode.write(data, offset)
+
+    def reload(self, _ahead_bytes: int) -> int:
+        end = len(self.inode.data.rstrip(b"\0"))
+        return min(len(self.inode.data), -(-end // SECTOR_BYTES) * SECTOR_BYTES)
+
+    def close(self) -> None:
+        pass
+
+
+class SimulatedFiles:
+    """Names and inodes. crash_at: the number of the operation that dies; None: none does."""
+
+    def __init__(self) -> None:
+        self.names_now: dict[Path, Inode | None] = {}  # None: a directory
+        self.names_durable: dict[Path, Inode | None] = {}
+        self.changes: list[tuple[Path, Inode | None, bool]] = []
+        self.steps = 0
+        self.crash_at: int | None = None
+
+    def is_last_step(self) -> bool:
+        return self.crash_at == self.steps + 1
+
+    def step(self) -> None:
+        """One more operation."""
+        self.steps += 1
+        if self.crash_at is not None and self.steps >= self.crash_at:
+            raise Crash(self.steps)
+
+    def lose_power(self, random: random.Random) -> None:
+        """What was not synced survives or not, by chance; then the machine starts again."""
+        mode = random.choice(["all", "none", "some", "some"])
+        for path, inode, is_there in self.changes:
+            if mode == "all" or (mode == "some" and random.random() < 0.5):
+                self._change(self.names_durable, path, inode, is_there)
+        for _, inode in sorted(self.names_durable.items()):
+            if inode is None:
+                continue
+            for sector in sorted(inode.dirty):
+                if mode == "all" or (mode == "some" and random.random() < 0.5):
+                    inode.persist(sector)
+            inode.dirty.clear()
+            inode.data = bytearray(inode.durable)
+        self.names_now = {
+            path: inode
+            for path, inode in self.names_durable.items()
+            if all(parent in self.names_durable for parent in list(path.parents)[:-1])
+        }
+        self.names_durable = dict(self.names_now)
+        self.changes.clear()
+        self.crash_at = None
+
+    def _change(
+        self, names: dict[Path, Inode | None], path: Path, inode: Inode | None, is_there: bool
+    ) -> None:
+        if is_there:
+            names[path] = inode
+        else:
+            names.pop(path, None)
+
+    def _record(self, *changes: tuple[Path, Inode | None, bool]) -> None:
+        for change in changes:
+            self._change(self.names_now, *change)
+        self.changes += changes
+
+    def _inode(self, path: Path) -> Inode:
+        inode = self.names_now.get(path)
+        if inode is None:
+            raise FileNotFoundError(2, "no such file", str(path))
+        return inode
+
+    # --- Files ------------------------------------------------------------------------------------
+
+    def names(self, directory: Path) -> list[str]:
+        return [path.name for path in self.names_now if path.parent == directory]
+
+    def make_directory(self, path: Path) -> None:
+        self.step()
+        if path not in self.names_now:
+            self._record((path, None, True))
+
+    def create(self, path: Path, size: int) -> SimulatedFile:
+        self.step()
+        if path in self.names_now:
+            raise FileExistsError(17, "file exists", str(path))
+        inode = Inode(bytearray(size), bytearray(size))
+        self._record((path, inode, True))
+        return SimulatedFile(self, inode)
+
+    def open(self, path: Path) -> SimulatedFile:
+        return SimulatedFile(self, self._inode(path))
+
+    def map(self, path: Path) -> memoryview:
+        return memoryview(self._inode(path).data).toreadonly()
+
+    def rename(self, source: Path, target: Path) -> None:
+        self.step()
+        inode = self._inode(source)
+        self._record((target, inode, True), (source, inode, False))
+
+    def remove(self, path: Path) -> None:
+        self.step()
+        self._record((path, self._inode(path), False))
+
+    def sync(self, files: Sequence[File]) -> None:
+        for file in cast("Sequence[SimulatedFile]", files):
+            self.step()
+            for sector in file.inode.dirty:
+                file.inode.persist(sector)
+            file.inode.dirty.clear()
+
+    def sync_directory(self, path: Path) -> None:
+        self.step()
+        for change in [each for each in self.changes if each[0].parent == path]:
+            self._change(self.names_durable, *change)
+            self.changes.remove(change)

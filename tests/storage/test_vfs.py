@@ -1,0 +1,214 @@
+"""The real files and the simulated ones do the same; and what only the real ones do."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.storage.simulated import Crash, SimulatedFiles
+from walle.storage.vfs import BUFFERS_COUNT_MAX, RealFile, RealFiles
+
+if TYPE_CHECKING:
+    from walle.storage.vfs import Files
+
+
+@pytest.fixture(params=["real", "simulated"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Files, Path]:
+    """A file system and an empty directory of it."""
+    if request.param == "real":
+        return RealFiles(), tmp_path
+    files = SimulatedFiles()
+    files.make_directory(Path("/base"))
+    return files, Path("/base")
+
+
+def test_new_file_is_zeros_of_the_size_asked_for(place: tuple[Files, Path]) -> None:
+    files, base = place
+    file = files.create(base / "a", 10_000)
+    assert bytes(files.map(base / "a")) == bytes(10_000)
+    files.sync([file])
+    assert file.reload(0) == 0
+    file.close()
+
+
+def test_create_refuses_a_name_that_is_taken(place: tuple[Files, Path]) -> None:
+    files, base = place
+    files.create(base / "a", 100).close()
+    with pytest.raises(FileExistsError):
+        files.create(base / "a", 100)
+
+
+def test_map_shows_what_is_written_later(place: tuple[Files, Path]) -> None:
+    files, base = place
+    file = files.create(base / "a", 8_192)
+    view = files.map(base / "a")
+    file.write([b"one", memoryview(b"two"), b"three"], 4_000)
+    assert bytes(view[4_000:4_011]) == b"onetwothree"
+    assert view.readonly
+    files.sync([file])
+    assert 4_011 <= file.reload(8_192) <= 8_192
+    assert bytes(files.map(base / "a")[4_000:4_011]) == b"onetwothree"
+    file.close()
+
+
+def test_reload_tells_where_data_ends(place: tuple[Files, Path]) -> None:
+    files, base = place
+    file = files.create(base / "a", 1 << 20)
+    for size, offset in [(5_000, 0), (8, 100_000)]:
+        file.write([b"x" * size], offset)
+        files.sync([file])
+        end = file.reload(1 << 20)
+        assert offset + size <= end <= 1 << 20
+        assert not any(files.map(base / "a")[end:])
+    file.close()
+
+
+def test_names_rename_and_remove(place: tuple[Files, Path]) -> None:
+    files, base = place
+    assert files.names(base / "none") == []
+    files.make_directory(base / "sub")
+    files.make_directory(base / "sub")
+    for name in "ab":
+        files.create(base / "sub" / name, 10).close()
+    files.rename(base / "sub" / "a", base / "sub" / "c")
+    assert sorted(files.names(base / "sub")) == ["b", "c"]
+    files.remove(base / "sub" / "b")
+    files.sync_directory(base / "sub")
+    assert files.names(base / "sub") == ["c"]
+    with pytest.raises(FileNotFoundError):
+        files.open(base / "sub" / "b")
+    with pytest.raises(FileNotFoundError):
+        files.map(base / "sub" / "b")
+
+
+def test_map_outlives_the_file(place: tuple[Files, Path]) -> None:
+    files, base = place
+    file = files.create(base / "a", 4_096)
+    file.write([b"data"], 0)
+    view = files.map(base / "a")[:4]
+    file.close()
+    files.remove(base / "a")
+    assert bytes(view) == b"data"
+
+
+def test_open_file_can_be_written_and_synced(place: tuple[Files, Path]) -> None:
+    files, base = place
+    files.create(base / "a", 4_096).close()
+    file = files.open(base / "a")
+    file.write([b"again"], 8)
+    files.sync([file])
+    files.sync([])
+    assert bytes(files.map(base / "a")[8:13]) == b"again"
+    file.close()
+
+
+# --- the real ones --------------------------------------------------------------------------------
+
+
+def test_more_buffers_than_the_system_takes_at_once_are_written(tmp_path: Path) -> None:
+    file = RealFiles().create(tmp_path / "a", 100_000)
+    parts = [bytes([number % 256]) * 3 for number in range(2 * BUFFERS_COUNT_MAX + 5)]
+    file.write(parts, 7)
+    wanted = b"".join(parts)
+    assert (tmp_path / "a").read_bytes()[7 : 7 + len(wanted)] == wanted
+    file.close()
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 3, 5, 7, 100])
+def test_write_goes_on_where_the_system_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    real = os.pwritev
+
+    def pwritev(fd: int, buffers: list[bytes], offset: int) -> int:
+        return real(fd, [b"".join(buffers)[:at_once]], offset)
+
+    file = RealFiles().create(tmp_path / "a", 100)
+    monkeypatch.setattr(os, "pwritev", pwritev)
+    file.write([b"abc", b"", b"defg", memoryview(b"hijklm")], 10)
+    assert (tmp_path / "a").read_bytes()[9:24] == b"\0abcdefghijklm\0"
+    file.close()
+
+
+def test_empty_file_has_an_empty_map(tmp_path: Path) -> None:
+    (tmp_path / "a").touch()
+    assert len(RealFiles().map(tmp_path / "a")) == 0
+
+
+def test_failed_sync_names_the_file(tmp_path: Path) -> None:
+    files = RealFiles()
+    good = files.create(tmp_path / "good", 10)
+    bad = RealFile(tmp_path / "good", os.O_RDONLY)
+    bad.path = tmp_path / "bad"
+    os.close(bad.fd)
+    reading, writing = os.pipe()
+    bad.fd = writing  # a pipe cannot be synced
+    with pytest.raises(OSError, match="sync failed") as caught:
+        files.sync([good, bad])
+    assert caught.value.errno == errno.EINVAL
+    assert caught.value.filename == str(tmp_path / "bad")
+    for fd in (reading, writing):
+        os.close(fd)
+    good.close()
+
+
+def test_file_that_finds_no_room_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(fd: int, offset: int, size: int) -> None:
+        raise OSError(errno.ENOSPC, "no space")
+
+    monkeypatch.setattr(os, "posix_fallocate", refuse)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    with pytest.raises(OSError, match="no space"):
+        RealFiles().create(tmp_path / "a", 10)
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_failure_to_find_the_end_of_data_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = RealFiles().create(tmp_path / "a", 10)
+
+    def fail(fd: int, offset: int, how: int) -> int:
+        raise OSError(errno.EIO, "broken")
+
+    monkeypatch.setattr(os, "lseek", fail)
+    with pytest.raises(OSError, match="broken"):
+        file.reload(10)
+    file.close()
+
+
+# --- the simulated ones ---------------------------------------------------------------------------
+
+
+def test_loss_of_power_keeps_what_was_synced() -> None:
+    for seed in range(50):
+        files = SimulatedFiles()
+        base = Path("/base")
+        files.make_directory(base)
+        files.sync_directory(Path("/"))
+        file = files.create(base / "a", 4_096)
+        file.write([b"kept"], 0)
+        files.sync([file])
+        files.sync_directory(base)
+        file.write([b"unsure"], 1_024)
+        files.create(base / "b", 10)
+        files.lose_power(random.Random(seed))
+        view = files.map(base / "a")
+        assert bytes(view[:4]) == b"kept"
+        assert bytes(view[1_024:1_030]) in (b"unsure", bytes(6))
+        assert set(files.names(base)) in ({"a"}, {"a", "b"})
+
+
+def test_simulated_operation_fails_when_told() -> None:
+    files = SimulatedFiles()
+    files.make_directory(Path("/base"))
+    files.crash_at = files.steps + 2
+    file = files.create(Path("/base/a"), 100)
+    with pytest.raises(Crash):
+        file.write([b"12345678"], 0)
+    assert bytes(files.map(Path("/base/a"))[:8]) == b"1234\0\0\0\0"

@@ -1,0 +1,257 @@
+"""The journal: the root of a node's state, an append-only file of checked frames.
+
+    data/journal/<number, 8 digits>.journal
+
+     0          8         12        16          24        28
+     +----------+---------+---------+-----------+---------+-------------------+
+     | magic    | version | header  | number u64| crc u32 | zeros to 4096     |
+     | WALLEJNL | u32     | bytes   |           | of 0-24 |                   |
+     +----------+---------+---------+-----------+---------+-------------------+
+     frame:  0     4            8             16           24
+     +-------+------------+-------------+------------+------+-----------------+
+     | crc   | body bytes | sequence    | number u64 | body | zeros to a      |
+     | u32   | u32        | u64         |            |      | multiple of 4096|
+     +-------+------------+-------------+------------+------+-----------------+
+
+    crc        CRC32C of byte 4 up to the end of the body
+    sequence   one more than the frame before has; it goes on over all journals of a node
+    number     the journal's, as in its name
+
+One frame holds what one round of group commit changed, in all streams, so a frame is either valid
+or was never acknowledged, and the next frame is written only when it is durable. Each begins in a
+block of its own, so that a torn write cannot harm the promises in the frame before. The first
+frame is a snapshot of everything. When the file is full a fresh one takes its place: written under
+another name, synced, then renamed, so that a `.journal` file was complete once.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
+
+from walle.errors import CorruptionError, invariant
+from walle.limits import MIB
+from walle.native import crc32c
+from walle.record import Field
+from walle.storage import manifest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from walle.storage.vfs import File, Files
+
+MAGIC = b"WALLEJNL"
+VERSION = 1
+BLOCK_BYTES = 4096
+
+LAYOUT = (
+    Field("magic", 0, 8),
+    Field("version", 8, 4),
+    Field("header_bytes", 12, 4),
+    Field("number", 16, 8),
+    Field("crc", 24, 4),
+)
+FRAME_LAYOUT = (
+    Field("crc", 0, 4),
+    Field("body_bytes", 4, 4),
+    Field("sequence", 8, 8),
+    Field("number", 16, 8),
+)
+_SIZES = {4: "I", 8: "Q"}
+_HEADER = struct.Struct("<8s" + "".join(_SIZES[field.size] for field in LAYOUT[1:]))
+_FRAME = struct.Struct("<" + "".join(_SIZES[field.size] for field in FRAME_LAYOUT))
+_HEADER_CRC_OFFSET = LAYOUT[-1].offset
+_FRAME_CRC_START = 4
+
+SUFFIX = ".journal"
+UNFINISHED_SUFFIX = ".new"
+BYTES_MIN = 4 * MIB
+SNAPSHOT_SHARE = 4
+"""A fresh journal has room for so many times its snapshot, so that writing snapshots costs little
+compared with what is written between them."""
+
+REMEDY = (
+    "the promises of this node cannot be trusted any more; stop it for good, and put a new node "
+    "with an empty data directory and a new identity in its place"
+)
+
+
+def _path(directory: Path, number: int) -> Path:
+    return directory / f"{number:08d}{SUFFIX}"
+
+
+def _refuse(path: Path, offset: int, *, expected: str, found: str) -> NoReturn:
+    raise CorruptionError(str(path), offset, expected=expected, found=f"{found}: {REMEDY}")
+
+
+def _encode_header(number: int) -> bytes:
+    head = _HEADER.pack(MAGIC, VERSION, BLOCK_BYTES, number, 0)[:_HEADER_CRC_OFFSET]
+    return (head + crc32c(head).to_bytes(4, "little")).ljust(BLOCK_BYTES, b"\0")
+
+
+def _check_header(view: memoryview, path: Path, number: int) -> None:
+    if len(view) < BLOCK_BYTES:
+        _refuse(path, 0, expected="a journal", found=f"{len(view)} bytes")
+    magic, version, _, found_number, crc = _HEADER.unpack_from(view)
+    if magic != MAGIC or crc32c(view[:_HEADER_CRC_OFFSET]) != crc or found_number != number:
+        _refuse(path, 0, expected=f"the header of journal {number}", found="other bytes")
+    if version != VERSION:
+        raise CorruptionError(
+            str(path),
+            LAYOUT[1].offset,
+            expected=f"format version {VERSION}",
+            found=f"version {version}; run the release of walle that wrote it",
+        )
+
+
+class _Frame(NamedTuple):
+    sequence: int
+    body: bytes
+    end: int
+
+
+def _frame_at(view: memoryview, offset: int, number: int) -> _Frame | None:
+    """The valid frame that begins at `offset`, with the offset of the next one; None: there is
+    none."""
+    if len(view) - offset < _FRAME.size:
+        return None
+    crc, body_bytes, sequence, found_number = _FRAME.unpack_from(view, offset)
+    start = offset + _FRAME.size
+    if found_number != number or not 0 < body_bytes <= len(view) - start:
+        return None
+    if crc32c(view[offset + _FRAME_CRC_START : start + body_bytes]) != crc:
+        return None
+    body = bytes(view[start : start + body_bytes])
+    return _Frame(sequence, body, offset + _blocks(_FRAME.size + body_bytes))
+
+
+def _blocks(size: int) -> int:
+    return (size + BLOCK_BYTES - 1) & -BLOCK_BYTES
+
+
+class Loaded(NamedTuple):
+    """What the journals of a directory say.
+
+    number, sequence: of the newest journal, and of its last frame.
+    torn_bytes: of a last frame that was never completed, and so never acknowledged.
+    """
+
+    manifest: manifest.Manifest
+    number: int
+    sequence: int
+    torn_bytes: int
+
+
+def load(directory: Path, files: Files) -> Loaded | None:
+    """Reads the newest journal; None: there is none.
+
+    Raises:
+        CorruptionError: the journal is damaged; the error says what to do.
+    """
+    names = [name for name in files.names(directory) if name.endswith(SUFFIX)]
+    if not names:
+        return None
+    name = max(names)
+    path = directory / name
+    digits = name.removesuffix(SUFFIX)
+    if not digits.isdecimal():
+        _refuse(path, 0, expected="a journal's number as its name", found=name)
+    number = int(digits)
+    view = files.map(path)
+    _check_header(view, path, number)
+    found = manifest.Manifest()
+    sequence = 0
+    offset = BLOCK_BYTES
+    while (frame := _frame_at(view, offset, number)) is not None:
+        update = manifest.decode(frame.body)
+        if update is None or (sequence and frame.sequence != sequence + 1):
+            _refuse(path, offset, expected=f"frame {sequence + 1}", found="another")
+        found.apply(update)
+        sequence, offset = frame.sequence, frame.end
+    if not sequence:
+        _refuse(path, offset, expected="a snapshot", found="no valid frame")
+    return Loaded(found, number, sequence, _check_tail(view, offset, path, number))
+
+
+def _check_tail(view: memoryview, end: int, path: Path, number: int) -> int:
+    """How many bytes of a torn frame follow the last valid frame, which ends at `end`."""
+    for offset in range(end, len(view), BLOCK_BYTES):
+        if _frame_at(view, offset, number) is not None:
+            text = f"none, but a valid frame behind it, at byte {offset}"
+            _refuse(path, end, expected="a valid frame", found=text)
+    return len(bytes(view[end:]).rstrip(b"\0"))
+
+
+class Journal:
+    """The journal that is written to.
+
+    sequence: of the last frame written.
+    """
+
+    def __init__(self, directory: Path, files: Files, *, number: int, sequence: int) -> None:
+        """Follows journal `number`; nothing can be appended before the first `replace`."""
+        self._directory = directory
+        self._files = files
+        self._number = number
+        self.sequence = sequence
+        self._file: File | None = None
+        self._size = 0
+        self._end = 0
+
+    @property
+    def file(self) -> File:
+        """What is to be synced after `append`."""
+        invariant(self._file is not None, "a journal is open")
+        assert self._file is not None  # noqa: S101 - for the type checker
+        return self._file
+
+    def has_room(self, body: bytes) -> bool:
+        """Whether the frame would fit."""
+        return self._end + _blocks(_FRAME.size + len(body)) <= self._size
+
+    def append(self, body: bytes) -> None:
+        """Writes a frame. It is durable once `file` is synced, and none may follow before that."""
+        invariant(self.has_room(body), "a frame fits its journal", size=len(body))
+        self.file.write([self._encode_frame(body)], self._end)
+        self._end += _blocks(_FRAME.size + len(body))
+
+    def replace(self, snapshot: bytes) -> None:
+        """Makes a fresh journal that begins with the snapshot, and removes all others.
+
+        Durable when this returns. After a crash in the middle, the former journal is in force.
+        """
+        self._number += 1
+        size = _blocks(_FRAME.size + len(snapshot))
+        self._size = BLOCK_BYTES + max(BYTES_MIN, size * SNAPSHOT_SHARE)
+        path = _path(self._directory, self._number)
+        unfinished = path.with_suffix(UNFINISHED_SUFFIX)
+        file = self._files.create(unfinished, self._size)
+        file.write([_encode_header(self._number), self._encode_frame(snapshot)], 0)
+        self._end = BLOCK_BYTES + size
+        self._files.sync([file])
+        self._files.rename(unfinished, path)
+        self._files.sync_directory(self._directory)
+        self.close()
+        self._file = file
+        for name in self._files.names(self._directory):
+            if name != path.name and name.endswith(SUFFIX):
+                self._files.remove(self._directory / name)
+
+    def _encode_frame(self, body: bytes) -> bytes:
+        self.sequence += 1
+        head = _FRAME.pack(0, len(body), self.sequence, self._number)
+        crc = crc32c(body, crc32c(head[_FRAME_CRC_START:]))
+        return b"".join((crc.to_bytes(4, "little"), head[_FRAME_CRC_START:], body))
+
+    def close(self) -> None:
+        """Closes the file."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+def remove_unfinished(directory: Path, files: Files) -> None:
+    """Removes what a crash left of a journal that was never in force."""
+    for name in files.names(directory):
+        if name.endswith(UNFINISHED_SUFFIX):
+            files.remove(directory / name)

@@ -1,0 +1,211 @@
+"""Opening a data directory: reads the journal, recovers each stream, tidies up.
+
+Everything that recovery concludes takes effect at once, by a fresh journal. Until that is durable
+nothing is changed or removed; so a crash on the way leaves the same work to be done again.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from walle.core.node import Recovered
+from walle.errors import CorruptionError
+from walle.ids import NO_IDENTITY
+from walle.limits import KIB
+from walle.storage.examine import Examined, examine, take_lost, take_unread
+from walle.storage.journal import REMEDY, Journal, Loaded, load, remove_unfinished
+from walle.storage.log import StreamLog, snapshot
+from walle.storage.manifest import ClusterRecord, Manifest
+from walle.storage.recovery import StreamRecovery
+from walle.storage.segment import (
+    DAMAGED_SUFFIX,
+    Segment,
+    check_header,
+    directory_of,
+    number_of,
+    path_of,
+    stream_id_of,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from walle.storage.manifest import ExtentRecord
+    from walle.storage.vfs import Files
+
+SETTLED_AT_ONCE_COUNT = 256
+"""How many files are open at once while tails are synced."""
+AHEAD_BYTES = 256 * KIB
+"""How much of each is read ahead, all files at once; behind that, reading is sequential."""
+
+
+class Opened(NamedTuple):
+    """A recovered store.
+
+    streams: the directory of the streams' directories.
+    findings: what was cut, lost or doubted, in sentences for the operator.
+    """
+
+    streams: Path
+    journal: Journal
+    cluster: ClusterRecord | None
+    logs: dict[int, StreamLog]
+    recovered: Recovered
+    findings: tuple[str, ...]
+
+
+def open_directory(directory: Path, files: Files) -> Opened:
+    """Opens the data directory, or makes it; its parent must be there.
+
+    Raises:
+        CorruptionError: the journal is damaged or missing, or a file is of another format version.
+        OSError: the disk refuses.
+    """
+    journals, streams = directory / "journal", directory / "streams"
+    for path in (directory, journals, streams):
+        files.make_directory(path)
+    remove_unfinished(journals, files)
+    loaded = load(journals, files) or _start(directory, files, journals, streams)
+    manifest = loaded.manifest
+    disk = _Disk(streams, files)
+    disk.settle(manifest)
+    found = [
+        StreamRecovery(stream, manifest.extents[stream_id].values(), disk.look(stream_id)).recover()
+        for stream_id, stream in manifest.streams.items()
+    ]
+    logs = {each.log.stream_id: each.log for each in found}
+    journal = Journal(journals, files, number=loaded.number, sequence=loaded.sequence)
+    journal.replace(snapshot(manifest.cluster, logs.values()))
+    disk.tidy(logs)
+    cluster = manifest.cluster or ClusterRecord(NO_IDENTITY, ())
+    return Opened(
+        streams,
+        journal,
+        manifest.cluster,
+        logs,
+        Recovered(cluster.cluster_id, cluster.nodes, tuple([each.state for each in found])),
+        (
+            *_journal_findings(loaded),
+            *disk.findings,
+            *[text for each in found for text in each.findings],
+        ),
+    )
+
+
+def _start(directory: Path, files: Files, journals: Path, streams: Path) -> Loaded:
+    """A data directory without a journal: a new one, or one that has lost everything."""
+    if files.names(streams):
+        raise CorruptionError(
+            str(journals),
+            0,
+            expected="a journal",
+            found=f"none, although there are streams in {streams}: {REMEDY}",
+        )
+    for path in (directory.parent, directory):
+        files.sync_directory(path)
+    return Loaded(Manifest(), 0, 0, 0)
+
+
+def _journal_findings(loaded: Loaded) -> list[str]:
+    if not loaded.torn_bytes:
+        return []
+    text = "of a frame that was never completed, and so never acknowledged, were cut"
+    return [f"journal {loaded.number}: {loaded.torn_bytes} bytes {text}"]
+
+
+class _Disk:
+    """The segment files, as recovery finds them.
+
+    findings: files that are not what the journal says, in sentences.
+    """
+
+    def __init__(self, streams: Path, files: Files) -> None:
+        self.findings: list[str] = []
+        self._streams = streams
+        self._files = files
+        self._data_ends: dict[Path, int] = {}
+        self._segments: dict[Path, Segment] = {}
+        self._damaged: set[Path] = set()
+        self._names: dict[int, set[str]] = {}
+        for name in files.names(streams):
+            stream_id = stream_id_of(name)
+            if stream_id is not None:
+                self._names[stream_id] = set(files.names(streams / name))
+
+    def settle(self, manifest: Manifest) -> None:
+        """Makes what unsealed extents hold durable, and lets it be read from the device.
+
+        What a process wrote before it died may be in memory only, and what it could not write may
+        look written there. After this, what is read is what is on the disk.
+        """
+        paths = [
+            path_of(self._streams, stream_id, extent.file_number)
+            for stream_id, extents in manifest.extents.items()
+            for extent in extents.values()
+            if not extent.is_sealed and self._has(stream_id, extent.file_number)
+        ]
+        for start in range(0, len(paths), SETTLED_AT_ONCE_COUNT):
+            chunk = paths[start : start + SETTLED_AT_ONCE_COUNT]
+            opened = [self._files.open(path) for path in chunk]
+            self._files.sync(opened)
+            for path, file in zip(chunk, opened, strict=True):
+                self._data_ends[path] = file.reload(AHEAD_BYTES)
+                file.close()
+
+    def look(self, stream_id: int) -> Callable[[ExtentRecord, bool], Examined]:
+        """For one stream: what an extent holds; whether its records are to be read."""
+
+        def look_at(extent: ExtentRecord, is_read: bool) -> Examined:
+            segment = self._segment(stream_id, extent)
+            if not self._has(stream_id, extent.file_number):
+                self.findings.append(f"{segment.path} is missing")
+                return take_lost(extent)
+            if not is_read:
+                return take_unread(extent, segment)
+            view = self._files.map(segment.path)
+            reason = check_header(view, segment)
+            if reason is not None:
+                self.findings.append(f"{segment.path} is not what it should be: it has {reason}")
+                self._damaged.add(segment.path)
+                return take_lost(extent)
+            end = extent.end if extent.is_sealed else self._data_ends[segment.path]
+            examined = examine(extent, segment, view[:end])
+            if len(view) < segment.size:
+                # Whoever shortened it: what is to be written must find its space reserved.
+                self.findings.append(f"{segment.path} has only {len(view)} bytes")
+                return examined._replace(can_grow=False)
+            return examined
+
+        return look_at
+
+    def tidy(self, logs: Mapping[int, StreamLog]) -> None:
+        """Removes the files in which no extent lies. What is damaged gets another name, so that
+        somebody may still look into it."""
+        for stream_id, names in self._names.items():
+            log = logs.get(stream_id)
+            used = {segment.path for segment in log.segments()} if log else set()
+            if log:
+                log.garbage = []
+            directory = directory_of(self._streams, stream_id)
+            for name in names:
+                path = directory / name
+                if number_of(name) is None or path in used:
+                    continue
+                if path in self._damaged:
+                    self._files.rename(path, path.with_suffix(DAMAGED_SUFFIX))
+                else:
+                    self._files.remove(path)
+
+    def _has(self, stream_id: int, number: int) -> bool:
+        path = path_of(self._streams, stream_id, number)
+        return path.name in self._names.get(stream_id, ())
+
+    def _segment(self, stream_id: int, extent: ExtentRecord) -> Segment:
+        """The segment that the extent lies in, the same for all its extents."""
+        path = path_of(self._streams, stream_id, extent.file_number)
+        if path not in self._segments:
+            self._segments[path] = Segment(
+                path, stream_id, extent.file_number, extent.incarnation, extent.file_bytes
+            )
+        return self._segments[path]

@@ -1,0 +1,168 @@
+"""A segment file: its name, its header, its size, and what of it waits to be written.
+
+    data/streams/<stream id, 16 hex digits>/<file number, 8 digits>.segment
+
+     0          8         12        16         24          32
+     +----------+---------+---------+----------+-----------+
+     | magic    | version | header  | stream   | file      |
+     | WALLESEG | u32     | bytes   | id u64   | number u64|
+     |          |         | u32     |          |           |
+     +----------+---------+---------+----------+-----------+
+     32            40         48           56        60
+     +-------------+----------+------------+---------+
+     | incarnation | first    | prev_chain | crc u32 |
+     | u64         | id u64   | u64        | of 0-56 |
+     +-------------+----------+------------+---------+
+     | zeros up to byte 4096                         |
+     +-----------------------------------------------+
+     | records (walle/record.py), back to back       |
+     +-----------------------------------------------+
+     | zeros: space reserved and never written       |
+     +-----------------------------------------------+
+
+The header fills the smallest unit that disks and the page cache write, so appending never writes
+it again: a torn append cannot harm it. A byte behind it is written once, and never changed: what
+follows a cut or a torn tail goes to a new segment.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+from walle.errors import CorruptionError
+from walle.limits import SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN
+from walle.native import crc32c
+from walle.record import Field
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MAGIC = b"WALLESEG"
+VERSION = 1
+HEADER_BYTES = 4096
+
+LAYOUT = (
+    Field("magic", 0, 8),
+    Field("version", 8, 4),
+    Field("header_bytes", 12, 4),
+    Field("stream_id", 16, 8),
+    Field("file_number", 24, 8),
+    Field("incarnation", 32, 8),
+    Field("first_id", 40, 8),
+    Field("prev_chain", 48, 8),
+    Field("crc", 56, 4),
+)
+_HEADER = struct.Struct("<8s" + "".join({4: "I", 8: "Q"}[each.size] for each in LAYOUT[1:]))
+_CRC_OFFSET = LAYOUT[-1].offset
+
+STREAM_DIGITS = 16
+SUFFIX = ".segment"
+DAMAGED_SUFFIX = ".damaged"
+GROWTH = 4
+"""A stream's next segment is so many times as large as the one it has filled: a quiet stream takes
+little of the disk, and a busy one soon has few large files."""
+
+
+class Header(NamedTuple):
+    """What a segment says of itself.
+
+    incarnation: the number of the journal frame that was to be written next when the file was
+        made; the journal says the same, so a file of another life is recognized.
+    first_id, prev_chain: of the first record, and of the entry before it.
+    """
+
+    stream_id: int
+    file_number: int
+    incarnation: int
+    first_id: int
+    prev_chain: int
+
+    def encode(self) -> bytes:
+        """The header's bytes, padded to HEADER_BYTES."""
+        head = _HEADER.pack(MAGIC, VERSION, HEADER_BYTES, *self, 0)[:_CRC_OFFSET]
+        return (head + crc32c(head).to_bytes(4, "little")).ljust(HEADER_BYTES, b"\0")
+
+
+def check_header(view: memoryview, segment: Segment) -> str | None:
+    """Why the file, whose bytes the view shows, is not that segment; None: it is.
+
+    Raises:
+        CorruptionError: it is one of another format version: this program must leave it alone.
+    """
+    if len(view) < HEADER_BYTES:
+        return f"only {len(view)} bytes"
+    magic, version, header_bytes, found_stream, number, incarnation, *_, crc = _HEADER.unpack_from(
+        view
+    )
+    if magic != MAGIC or crc32c(view[:_CRC_OFFSET]) != crc:
+        return "no valid header"
+    if version != VERSION:
+        raise CorruptionError(
+            str(segment.path),
+            LAYOUT[1].offset,
+            expected=f"format version {VERSION}",
+            found=f"version {version}; run the release of walle that wrote it",
+        )
+    found = (header_bytes, found_stream, number, incarnation)
+    if found != (HEADER_BYTES, segment.stream_id, segment.number, segment.incarnation):
+        return f"the header of file {number} of stream {found_stream}, incarnation {incarnation}"
+    return None
+
+
+@dataclass(slots=True, eq=False)
+class Segment:
+    """One segment file, as it will be once what waits is written.
+
+    size: of the file, in bytes.
+    extents_count: how many extents lie in it; without any it is removed.
+    written: the bytes up to here are written.
+    buffers: what follows them. They are the caller's, who keeps them until the next sync.
+    """
+
+    path: Path
+    stream_id: int
+    number: int
+    incarnation: int
+    size: int
+    extents_count: int = 0
+    written: int = 0
+    buffers: list[bytes | memoryview] = field(default_factory=list)
+
+
+def directory_of(streams: Path, stream_id: int) -> Path:
+    """Where a stream's segments lie."""
+    return streams / f"{stream_id:0{STREAM_DIGITS}x}"
+
+
+def stream_id_of(name: str) -> int | None:
+    """The stream id that a directory's name tells; None: it is no stream's directory."""
+    is_id = len(name) == STREAM_DIGITS and not set(name) - set("0123456789abcdef")
+    return int(name, 16) if is_id else None
+
+
+def path_of(streams: Path, stream_id: int, number: int) -> Path:
+    """A segment's path."""
+    return directory_of(streams, stream_id) / f"{number:08d}{SUFFIX}"
+
+
+def number_of(name: str) -> int | None:
+    """The file number that a file's name tells; None: it is no segment's name."""
+    digits = name.removesuffix(SUFFIX)
+    return int(digits) if digits != name and digits.isascii() and digits.isdecimal() else None
+
+
+def next_size(previous: Segment | None, needed_bytes: int, *, is_full: bool) -> int:
+    """The size of a stream's next segment.
+
+    Args:
+        previous: the segment before it, None for the first.
+        needed_bytes: records that must fit.
+        is_full: the previous segment is full: the stream needs larger ones.
+    """
+    size = SEGMENT_BYTES_MIN if previous is None else previous.size
+    if is_full:
+        size *= GROWTH
+    size = max(SEGMENT_BYTES_MIN, min(size, SEGMENT_BYTES_MAX), HEADER_BYTES + needed_bytes)
+    return (size + HEADER_BYTES - 1) & -HEADER_BYTES

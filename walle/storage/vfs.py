@@ -1,0 +1,188 @@
+"""The few file operations that storage needs, and the real ones. Nothing else touches the disk.
+
+A simulated disk implements `Files` and `File` as well. What each operation promises after a crash
+is said here, and docs/storage.md builds on nothing more:
+
+    an operation on data (`write`)           durable after `Files.sync` of the file returned
+    an operation on names (`create`,         durable after `Files.sync_directory` of the directory
+    `rename`, `remove`, `make_directory`)    the name is in; `rename` is atomic
+
+Before that, any part of it may or may not be durable, in any order. An operation that fails raises
+`OSError`, and the caller must not go on: whether it took effect is not known, and a repeated sync
+would report success for data that is lost.
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+from typing import TYPE_CHECKING, Protocol, cast
+
+from walle.native import sync_files
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+BUFFERS_COUNT_MAX: int = os.sysconf("SC_IOV_MAX")
+FILE_MODE = 0o600
+DIRECTORY_MODE = 0o700
+
+
+class File(Protocol):
+    """A file open for writing."""
+
+    def write(self, buffers: Sequence[bytes | memoryview], offset: int) -> None:
+        """Writes the buffers, one behind the other, from byte `offset` on. All or OSError."""
+
+    def reload(self, ahead_bytes: int) -> int:
+        """What was synced is read from the device from now on, not from memory, if that can be.
+
+        Returns:
+            Where what was ever written ends, or more, at the system's will: from there on the
+            file is zeros. At most the file's size. About `ahead_bytes` of that are being read in
+            the background.
+        """
+
+    def close(self) -> None:
+        """What was not synced may be lost, and nobody would be told."""
+
+
+class Files(Protocol):
+    """A file system."""
+
+    def names(self, directory: Path) -> list[str]:
+        """What a directory holds, in no order; nothing if there is no such directory."""
+
+    def make_directory(self, path: Path) -> None:
+        """Makes it, unless it is there; its parent is."""
+
+    def create(self, path: Path, size: int) -> File:
+        """A new file of that many zeros, its space reserved: writing into it cannot run out of
+        space, nor does it change the size."""
+
+    def open(self, path: Path) -> File:
+        """A file that is there, for writing."""
+
+    def map(self, path: Path) -> memoryview:
+        """All of a file, for reading. It shows what is written later, and outlives `remove`."""
+
+    def rename(self, source: Path, target: Path) -> None:
+        """Gives a file another name in its directory."""
+
+    def remove(self, path: Path) -> None:
+        """Removes a file."""
+
+    def sync(self, files: Sequence[File]) -> None:
+        """Makes what was written to these files durable, with as much of the metadata as reading
+        it takes. OSError names the first file that failed."""
+
+    def sync_directory(self, path: Path) -> None:
+        """Makes the names in the directory durable."""
+
+
+class RealFile:
+    """A file of the operating system."""
+
+    __slots__ = ("fd", "path")
+
+    def __init__(self, path: Path, flags: int) -> None:
+        self.path = path
+        self.fd = os.open(path, flags | os.O_CLOEXEC, FILE_MODE)
+
+    def write(self, buffers: Sequence[bytes | memoryview], offset: int) -> None:
+        while buffers:
+            chunk = buffers[:BUFFERS_COUNT_MAX]
+            size = os.pwritev(self.fd, chunk, offset)
+            offset += size
+            if size == sum(map(len, chunk)):
+                buffers = buffers[BUFFERS_COUNT_MAX:]
+            else:
+                buffers = [*_rest(chunk, size), *buffers[BUFFERS_COUNT_MAX:]]
+
+    def reload(self, ahead_bytes: int) -> int:
+        # What is in memory counts as data, so it is dropped before the end is looked for.
+        os.posix_fadvise(self.fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        end = self._data_end()
+        if end:
+            os.posix_fadvise(self.fd, 0, min(end, ahead_bytes), os.POSIX_FADV_WILLNEED)
+        return end
+
+    def _data_end(self) -> int:
+        end = 0
+        while True:
+            try:
+                start = os.lseek(self.fd, end, os.SEEK_DATA)
+            except OSError as error:
+                if error.errno != errno.ENXIO:
+                    raise
+                return end  # only a hole follows
+            end = os.lseek(self.fd, start, os.SEEK_HOLE)
+
+    def close(self) -> None:
+        os.close(self.fd)
+
+
+def _rest(buffers: Iterable[bytes | memoryview], size: int) -> list[memoryview]:
+    """What is left of the buffers behind their first `size` bytes."""
+    rest = []
+    for buffer in buffers:
+        if size < len(buffer):
+            rest.append(memoryview(buffer)[size:])
+        size = max(0, size - len(buffer))
+    return rest
+
+
+class RealFiles:
+    """The operating system's file system."""
+
+    def names(self, directory: Path) -> list[str]:
+        try:
+            return os.listdir(directory)  # noqa: PTH208 - Path.iterdir makes a path of each name
+        except FileNotFoundError:
+            return []
+
+    def make_directory(self, path: Path) -> None:
+        path.mkdir(DIRECTORY_MODE, exist_ok=True)
+
+    def create(self, path: Path, size: int) -> RealFile:
+        file = RealFile(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+        try:
+            os.posix_fallocate(file.fd, 0, size)
+        except BaseException:
+            file.close()
+            raise
+        return file
+
+    def open(self, path: Path) -> RealFile:
+        return RealFile(path, os.O_RDWR)
+
+    def map(self, path: Path) -> memoryview:
+        file = RealFile(path, os.O_RDONLY)
+        try:
+            if os.fstat(file.fd).st_size == 0:
+                return memoryview(b"")
+            return memoryview(mmap.mmap(file.fd, 0, access=mmap.ACCESS_READ))
+        finally:
+            file.close()
+
+    def rename(self, source: Path, target: Path) -> None:
+        source.rename(target)
+
+    def remove(self, path: Path) -> None:
+        path.unlink()
+
+    def sync(self, files: Sequence[File]) -> None:
+        ours = cast("Sequence[RealFile]", files)
+        errors = sync_files([file.fd for file in ours])
+        for file, error in zip(ours, errors, strict=True):
+            if error:
+                raise OSError(error, f"sync failed: {os.strerror(error)}", str(file.path))
+
+    def sync_directory(self, path: Path) -> None:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
