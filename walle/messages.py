@@ -1,0 +1,706 @@
+"""Every message of the wire, and the one codec for all of them.
+
+A message is a NamedTuple whose annotations are its layout, in order, little-endian, unpadded:
+
+    U8 U16 U32 U64        unsigned integers of 1, 2, 4, 8 bytes
+    Identity              16 bytes
+    WriterId              ts u64, nonce u64
+    Position              entry_id u64, chain u64
+    str                   length u16, then that many bytes of UTF-8
+    bytes                 length u32, then that many bytes
+    tuple[X, ...]         count u32, then that many X
+
+Requests come first, each with its answer below it; any request may be answered by `Failure`
+instead. `TYPES` numbers them; a number is never reused. docs/wire.md says the same to people.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import (
+    Annotated,
+    Any,
+    NamedTuple,
+    TypeAlias,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+
+from walle.errors import LocalProtocolError, RemoteProtocolError, invariant
+from walle.ids import IDENTITY_SIZE, Position, WriterId
+
+U8 = Annotated[int, "B"]
+U16 = Annotated[int, "H"]
+U32 = Annotated[int, "I"]
+U64 = Annotated[int, "Q"]
+Identity = Annotated[bytes, f"{IDENTITY_SIZE}s"]
+
+PROTOCOL_VERSION = 1
+ROLE_CLIENT = 0
+ROLE_NODE = 1
+
+
+class NodeAddress(NamedTuple):
+    """A node's id and where it listens, `host:port`."""
+
+    node_id: str
+    address: str
+
+
+class NodeRecord(NamedTuple):
+    """A node as the cluster knows it: its identity is random, made with its data directory."""
+
+    node_id: str
+    address: str
+    identity: Identity
+
+
+# --- the session ----------------------------------------------------------------------------------
+
+
+class Hello(NamedTuple):
+    """The first frame of a connection. A client sends zeros for what it does not know or have."""
+
+    protocol: U16
+    role: U8
+    cluster_id: Identity
+    node_id: str
+    identity: Identity
+
+
+class Welcome(NamedTuple):
+    protocol: U16
+    cluster_id: Identity
+    node_id: str
+    identity: Identity
+
+
+class Failure(NamedTuple):
+    """The answer to any request that failed; `code` is an `errors.Code`."""
+
+    code: U16
+    text: str
+
+
+# --- writing --------------------------------------------------------------------------------------
+
+
+class Put(NamedTuple):
+    """Entries (the frame's records), or none for a heartbeat. docs/protocol.md, "Put".
+
+    transmission: this sending's number, growing; the answer echoes it.
+    committed: the writer's commit point.
+    relay: 1 asks the receiving member to do the same to all members on the writer's behalf.
+    """
+
+    stream_id: U64
+    version: U64
+    writer: WriterId
+    transmission: U64
+    committed: Position
+    relay: U8
+
+
+class PutReply(NamedTuple):
+    """What one member holds after a Put; for a relayed one, what a majority does.
+
+    version: the member's.
+    promised: the writer the member promised, with its address when `code` is FENCED.
+    transmission: the lease was renewed for it, when `code` is OK.
+    held: the end of the writer's history at this member, durable; entry 0 when it holds none yet.
+    committed: the member's commit point.
+    """
+
+    stream_id: U64
+    code: U16
+    version: U64
+    promised: WriterId
+    transmission: U64
+    held: Position
+    committed: Position
+    address: str
+
+
+class Claim(NamedTuple):
+    """Make me the stream's writer.
+
+    address: what WriterStatus shall tell of the writer.
+    wait_ms: how long the claim may take, waiting for leases included.
+    force: 1 takes over at once, though the lease of the present writer runs; that one is cut off,
+        and its lease is waited for. 0 leaves it alone until its lease has lapsed.
+    """
+
+    stream_id: U64
+    address: str
+    lease_ms: U32
+    wait_ms: U32
+    force: U8
+
+
+class ClaimReply(NamedTuple):
+    stream_id: U64
+    version: U64
+    writer: WriterId
+    tail: Position
+
+
+class Release(NamedTuple):
+    """The writer has ended in good order: its lease need not be waited for.
+
+    relay: 1 asks the receiving member to tell all members, and to answer once a majority has it.
+    """
+
+    stream_id: U64
+    version: U64
+    writer: WriterId
+    committed: Position
+    relay: U8
+
+
+class ReleaseReply(NamedTuple):
+    stream_id: U64
+    code: U16
+    version: U64
+    promised: WriterId
+
+
+class WriterStatus(NamedTuple):
+    """Who is the writer, by a majority, or by this member's own view when `local` is 1.
+
+    known, wait_ms: answer when the writer is not `known`, or after wait_ms at the latest.
+    """
+
+    stream_id: U64
+    local: U8
+    known: WriterId
+    wait_ms: U32
+
+
+class WriterStatusReply(NamedTuple):
+    """established: 1 when the writer's claim has returned: a majority is stamped for it."""
+
+    stream_id: U64
+    version: U64
+    writer: WriterId
+    address: str
+    lease_ms: U32
+    remaining_lease_ms: U32
+    established: U8
+
+
+# --- reading --------------------------------------------------------------------------------------
+
+
+class Read(NamedTuple):
+    """Committed entries from `start` on.
+
+    bytes_max: of records in the answer; 0 asks only for the commit point.
+    wait_ms: when nothing from `start` on is committed yet, wait so long for it.
+    linearizable: 1: first wait until every entry acknowledged before now is committed here.
+    local: 1: only what this member itself holds; a gap is refused instead of fetched.
+    """
+
+    stream_id: U64
+    start: U64
+    bytes_max: U32
+    wait_ms: U32
+    linearizable: U8
+    local: U8
+
+
+class ReadReply(NamedTuple):
+    """Records from the asked start on; none when nothing is committed there yet."""
+
+    stream_id: U64
+    first_entry_id: U64
+    committed: Position
+
+
+# --- streams and nodes ----------------------------------------------------------------------------
+
+
+class Describe(NamedTuple):
+    """Which stream has this name?"""
+
+    name: str
+
+
+class StreamInfo(NamedTuple):
+    """A stream's topology. old_members is empty unless a change of members is under way."""
+
+    stream_id: U64
+    name: str
+    version: U64
+    members: tuple[NodeAddress, ...]
+    old_members: tuple[NodeAddress, ...]
+    first_entry_id: U64
+
+
+class ListStreams(NamedTuple):
+    pass
+
+
+class StreamList(NamedTuple):
+    streams: tuple[StreamInfo, ...]
+
+
+class CreateStream(NamedTuple):
+    """Answered by StreamInfo once the creation is committed. Idempotent.
+
+    members: the node ids; empty: `replicas` of them are placed by rendezvous hashing.
+    """
+
+    name: str
+    replicas: U8
+    members: tuple[str, ...]
+
+
+class Status(NamedTuple):
+    """What this node knows of itself, of the cluster and of its streams."""
+
+
+class StatusReply(NamedTuple):
+    """json: an object, described in docs/wire.md."""
+
+    json: bytes
+
+
+# --- between members: claims ----------------------------------------------------------------------
+
+
+class NewWriter(NamedTuple):
+    stream_id: U64
+    version: U64
+    writer: WriterId
+    address: str
+    lease_ms: U32
+
+
+class NewWriterReply(NamedTuple):
+    stream_id: U64
+    code: U16
+    version: U64
+    promised: WriterId
+
+
+class ReadTail(NamedTuple):
+    """The chains of the entries from `start` on, or from the commit point when `start` is 0."""
+
+    stream_id: U64
+    version: U64
+    writer: WriterId
+    start: U64
+
+
+class ReadTailReply(NamedTuple):
+    """first, chains: the chains (u64 each) of entries first, first + 1, ...; a page of them."""
+
+    stream_id: U64
+    code: U16
+    version: U64
+    promised: WriterId
+    committed: Position
+    accepted: WriterId
+    tail: Position
+    first: U64
+    chains: bytes
+
+
+class Sync(NamedTuple):
+    """Make your history the chosen one, fetching what you lack from `source`.
+
+    base: hold what you have up to here and drop what follows. When `jump` is 1, `base` is the
+        highest commit point instead: start a new run at that entry.
+    tail: where the chosen history ends.
+    """
+
+    stream_id: U64
+    version: U64
+    writer: WriterId
+    source: str
+    base: Position
+    tail: Position
+    jump: U8
+
+
+class SyncReply(NamedTuple):
+    stream_id: U64
+    code: U16
+    version: U64
+    promised: WriterId
+    tail: Position
+
+
+class Stamp(NamedTuple):
+    stream_id: U64
+    version: U64
+    writer: WriterId
+    tail: Position
+
+
+class StampReply(NamedTuple):
+    stream_id: U64
+    code: U16
+    version: U64
+    promised: WriterId
+
+
+# --- between members: who is the writer, how far is the stream ------------------------------------
+
+
+class AskWriter(NamedTuple):
+    """Whom have you promised, and how far are you? For adoption, status, linearizable reads."""
+
+    stream_id: U64
+    version: U64
+
+
+class AskWriterReply(NamedTuple):
+    """remaining_lease_ms: what this member still owes the promised writer or older ones."""
+
+    stream_id: U64
+    code: U16
+    version: U64
+    promised: WriterId
+    address: str
+    lease_ms: U32
+    remaining_lease_ms: U32
+    accepted: WriterId
+    tail: Position
+    committed: Position
+
+
+class AskCommitted(NamedTuple):
+    streams: tuple[U64, ...]
+
+
+class StreamCommitted(NamedTuple):
+    stream_id: U64
+    committed: Position
+
+
+class AskCommittedReply(NamedTuple):
+    streams: tuple[StreamCommitted, ...]
+
+
+class Fetch(NamedTuple):
+    """Records from `start` up to `end` (not included), from any run you hold.
+
+    after: 1: `start`'s record must carry `prev_chain`; 0: any record of that id will do, and the
+        asking member checks it.
+    """
+
+    stream_id: U64
+    start: U64
+    end: U64
+    after: U8
+    prev_chain: U64
+    bytes_max: U32
+
+
+class FetchReply(NamedTuple):
+    """The records from `start` on, in the frame; none when this member does not hold them."""
+
+    stream_id: U64
+    start: U64
+
+
+# --- forming a cluster ----------------------------------------------------------------------------
+
+
+class Probe(NamedTuple):
+    """Who are you, and in which cluster? Allowed between nodes before any cluster exists."""
+
+
+class ProbeReply(NamedTuple):
+    node_id: str
+    identity: Identity
+    cluster_id: Identity
+
+
+class Form(NamedTuple):
+    """The seed's decision, durable at the seed: these nodes, with these identities, are it."""
+
+    cluster_id: Identity
+    nodes: tuple[NodeRecord, ...]
+
+
+class FormReply(NamedTuple):
+    code: U16
+    cluster_id: Identity
+
+
+TYPES: dict[int, type[Any]] = {
+    1: Hello,
+    2: Welcome,
+    3: Failure,
+    10: Put,
+    11: PutReply,
+    12: Claim,
+    13: ClaimReply,
+    14: Release,
+    15: ReleaseReply,
+    16: WriterStatus,
+    17: WriterStatusReply,
+    20: Read,
+    21: ReadReply,
+    30: Describe,
+    31: StreamInfo,
+    32: ListStreams,
+    33: StreamList,
+    34: CreateStream,
+    36: Status,
+    37: StatusReply,
+    50: NewWriter,
+    51: NewWriterReply,
+    52: ReadTail,
+    53: ReadTailReply,
+    54: Sync,
+    55: SyncReply,
+    56: Stamp,
+    57: StampReply,
+    60: AskWriter,
+    61: AskWriterReply,
+    62: AskCommitted,
+    63: AskCommittedReply,
+    64: Fetch,
+    65: FetchReply,
+    70: Probe,
+    71: ProbeReply,
+    72: Form,
+    73: FormReply,
+}
+
+CODES: dict[type[Any], int] = {cls: code for code, cls in TYPES.items()}
+
+WITH_RECORDS = frozenset({Put, ReadReply, FetchReply})
+"""The messages whose frames may carry records."""
+
+NODE_ONLY = frozenset(
+    {NewWriter, ReadTail, Sync, Stamp, AskWriter, AskCommitted, Fetch, Probe, Form}
+)
+"""The requests that only a node may send."""
+
+Message: TypeAlias = Any
+"""One of the NamedTuples above. (A NamedTuple cannot share a base class.)"""
+
+
+# --- the codec ------------------------------------------------------------------------------------
+
+
+class _Reader:
+    """Takes values off the front of a message's bytes."""
+
+    __slots__ = ("_buffer", "offset")
+
+    def __init__(self, buffer: memoryview | bytes, offset: int) -> None:
+        self._buffer = buffer
+        self.offset = offset
+
+    @property
+    def left(self) -> int:
+        """How many bytes follow."""
+        return len(self._buffer) - self.offset
+
+    def unpack(self, layout: struct.Struct) -> tuple[Any, ...]:
+        values = layout.unpack_from(self._buffer, self.offset)
+        self.offset += layout.size
+        return values
+
+    def take(self, size: int) -> bytes:
+        start = self.offset
+        if size > self.left:
+            raise RemoteProtocolError(f"a field of {size} bytes ends behind its message")
+        self.offset = start + size
+        return bytes(self._buffer[start : self.offset])
+
+
+_LENGTH16 = struct.Struct("<H")
+_LENGTH32 = struct.Struct("<I")
+
+
+class _Text:
+    size_min = 2
+
+    def encode(self, value: Any, out: bytearray) -> None:
+        data = value.encode()
+        out += _LENGTH16.pack(len(data))
+        out += data
+
+    def decode(self, reader: _Reader) -> str:
+        (size,) = reader.unpack(_LENGTH16)
+        return reader.take(size).decode()
+
+
+class _Blob:
+    size_min = 4
+
+    def encode(self, value: Any, out: bytearray) -> None:
+        out += _LENGTH32.pack(len(value))
+        out += value
+
+    def decode(self, reader: _Reader) -> bytes:
+        (size,) = reader.unpack(_LENGTH32)
+        return reader.take(size)
+
+
+class _Many:
+    size_min = 4
+
+    def __init__(self, item: _Codec) -> None:
+        self._item = item
+
+    def encode(self, value: Any, out: bytearray) -> None:
+        out += _LENGTH32.pack(len(value))
+        for item in value:
+            self._item.encode(item, out)
+
+    def decode(self, reader: _Reader) -> tuple[Any, ...]:
+        (count,) = reader.unpack(_LENGTH32)
+        # Even the smallest items would have to fit: a wild count is refused before it costs.
+        if count * self._item.size_min > reader.left:
+            raise RemoteProtocolError(f"a list of {count} items ends behind its message")
+        return tuple([self._item.decode(reader) for _ in range(count)])
+
+
+class _Scalar:
+    """An integer or an identity in a list."""
+
+    def __init__(self, layout: str) -> None:
+        self._layout = struct.Struct("<" + layout)
+        self.size_min = self._layout.size
+
+    def encode(self, value: Any, out: bytearray) -> None:
+        out += self._layout.pack(value)
+
+    def decode(self, reader: _Reader) -> Any:
+        return reader.unpack(self._layout)[0]
+
+
+class _Fixed:
+    """Neighbouring fields of fixed size: one struct, with WriterId and Position flattened."""
+
+    def __init__(self) -> None:
+        self._format = "<"
+        self._builders: list[type[Any] | None] = []
+        self._layout = struct.Struct(self._format)
+
+    def add(self, layout: str, builder: type[Any] | None) -> None:
+        self._format += layout
+        self._builders.append(builder)
+        self._layout = struct.Struct(self._format)
+
+    @property
+    def size_min(self) -> int:
+        return self._layout.size
+
+    def encode(self, values: Any, out: bytearray) -> None:
+        flat: list[Any] = []
+        for builder, value in zip(self._builders, values, strict=True):
+            if builder is None:
+                flat.append(value)
+            else:
+                flat += value
+        out += self._layout.pack(*flat)
+
+    def decode(self, reader: _Reader) -> list[Any]:
+        values = iter(reader.unpack(self._layout))
+        return [
+            next(values) if builder is None else builder(next(values), next(values))
+            for builder in self._builders
+        ]
+
+
+class _Tuple:
+    """A NamedTuple: its fields in order, neighbours of fixed size packed by one struct."""
+
+    def __init__(self, cls: type[Any]) -> None:
+        self._cls = cls
+        self._parts: list[tuple[_Fixed, slice] | tuple[_Codec, int]] = []
+        hints = get_type_hints(cls, include_extras=True)
+        fixed, start = _Fixed(), 0
+        for index, name in enumerate(cls._fields):
+            hint = hints[name]
+            is_annotated = get_origin(hint) is Annotated
+            if not is_annotated and hint not in (WriterId, Position):
+                self._parts.append((_codec_of(hint), index))
+                fixed, start = _Fixed(), index + 1
+                continue
+            if index == start:
+                self._parts.append((fixed, slice(start, start)))
+            fixed.add(get_args(hint)[1] if is_annotated else "QQ", None if is_annotated else hint)
+            self._parts[-1] = (fixed, slice(start, index + 1))
+        self.size_min: int = sum(part.size_min for part, _ in self._parts)
+
+    def encode(self, value: Any, out: bytearray) -> None:
+        for part, place in self._parts:
+            part.encode(value[place], out)
+
+    def decode(self, reader: _Reader) -> Any:
+        values: list[Any] = []
+        for part, _ in self._parts:
+            if isinstance(part, _Fixed):
+                values += part.decode(reader)
+            else:
+                values.append(part.decode(reader))
+        return self._cls._make(values)
+
+    def decode_from(self, buffer: memoryview | bytes, offset: int) -> Any:
+        """What begins at `offset`; bytes behind it are passed over."""
+        return self.decode(_Reader(buffer, offset))
+
+
+_Codec: TypeAlias = "_Text | _Blob | _Many | _Scalar | _Tuple"
+
+
+def _codec_of(hint: Any) -> _Codec:
+    if hint is str:
+        return _Text()
+    if hint is bytes:
+        return _Blob()
+    if get_origin(hint) is tuple:
+        return _Many(_codec_of(get_args(hint)[0]))
+    if get_origin(hint) is Annotated:
+        return _Scalar(get_args(hint)[1])
+    invariant(hasattr(hint, "_fields"), "a field has a type that the codec knows", hint=hint)
+    return _Tuple(hint)
+
+
+def codec_of(cls: type[Any]) -> _Tuple:
+    """The codec of a NamedTuple of these types; for what else is stored or sent in this form."""
+    return _Tuple(cls)
+
+
+_CODECS = {cls: _Tuple(cls) for cls in CODES}
+
+
+def encode(message: Message, out: bytearray) -> None:
+    """Appends the message's bytes to `out`.
+
+    Raises:
+        LocalProtocolError: a value does not fit its field.
+    """
+    try:
+        _CODECS[type(message)].encode(message, out)
+    except (struct.error, UnicodeEncodeError) as error:
+        raise LocalProtocolError(f"{type(message).__name__}: {error}") from error
+
+
+def decode(code: int, buffer: memoryview | bytes, offset: int) -> Message:
+    """The message of type `code` in buffer[offset:]; zeros may follow up to a multiple of 8.
+
+    Raises:
+        RemoteProtocolError: no such type, or the bytes are not such a message.
+    """
+    cls = TYPES.get(code)
+    if cls is None:
+        raise RemoteProtocolError(f"no message has type {code}")
+    reader = _Reader(buffer, offset)
+    try:
+        message = _CODECS[cls].decode(reader)
+    except (struct.error, UnicodeDecodeError) as error:
+        raise RemoteProtocolError(f"{cls.__name__}: {error}") from error
+    if reader.left >= 8:
+        raise RemoteProtocolError(f"{cls.__name__}: bytes follow the message")
+    return message
