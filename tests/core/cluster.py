@@ -1,0 +1,335 @@
+"""A cluster of real node cores on a virtual clock, over a toy network and toy disks.
+
+By default the network is reliable, every message takes `delay_ms`, and disks sync at once. A test
+takes from that what it wants to:
+
+    cluster.hold = lambda mail: is_stamp(mail)         # kept in `held`
+    cluster.deliver(cluster.held.pop())                # by hand, in any order, or twice
+    cluster.lose = lambda mail: ...                                 # lost on the way
+    cluster.delays_ms = lambda mail: (0.1, 7.0)                     # arrives twice
+    cluster.sync_ms = lambda: 2.0                                   # disks take a while to sync
+    cluster.crash("n2", kept_actions=3)                             # the rest was not synced
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+from itertools import count
+from typing import TYPE_CHECKING, NamedTuple
+
+from tests.core.disk import Disk
+from walle import frame
+from walle.core import effects
+from walle.core.context import Context
+from walle.core.effects import Outbox
+from walle.core.node import Node
+from walle.core.timers import NEVER
+from walle.ids import NO_IDENTITY
+from walle.messages import PROTOCOL_VERSION, ROLE_CLIENT, ROLE_NODE, Hello, Message
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from walle.core.effects import Address, Send
+    from walle.record import Batch
+
+MS = 1_000_000
+START_NS = 1_000_000_000
+PEER_SESSIONS = 1_000
+"""Sessions from this number on are other nodes'; those below are clients'."""
+IDLE_STEPS_MAX = 20_000
+"""So many events at one moment mean that something goes round in circles."""
+
+
+class Mail(NamedTuple):
+    """One message on its way.
+
+    source, target: a node's name, or "client".
+    sender: as the target's core sees it: a session's number, or the node that answers.
+    life: the target node's life for which this is; an answer does not outlive its connection.
+    """
+
+    source: str
+    target: str
+    sender: int | str
+    request_id: int
+    message: Message
+    batch: Batch | None
+    life: int | None = None
+
+
+class Clock(NamedTuple):
+    """A node's clock: it runs at `rate` times the true one."""
+
+    rate: float = 1.0
+
+    def at(self, true_ns: int) -> int:
+        return START_NS + int((true_ns - START_NS) * self.rate)
+
+    def true_at(self, node_ns: int) -> int:
+        """The first true time at which the node's clock shows at least that."""
+        if self.rate == 1.0 or node_ns >= NEVER:
+            return node_ns
+        true_ns = START_NS + int((node_ns - START_NS) / self.rate)
+        while self.at(true_ns) < node_ns:
+            true_ns += 1
+        return true_ns
+
+
+class WatchedOutbox(Outbox):
+    """Shows what a node sends to itself at once; all else is shown when the cluster gets it."""
+
+    def __init__(self, name: str, on_post: Callable[[Mail], None]) -> None:
+        super().__init__()
+        self._name = name
+        self._on_post = on_post
+
+    def send(
+        self, to: Address, message: Message, request_id: int = 0, batch: Batch | None = None
+    ) -> None:
+        super().send(to, message, request_id, batch)
+        if to == self._name:
+            self._on_post(Mail(self._name, self._name, self._name, request_id, message, batch))
+
+    def send_durable(self, to: Address, message: Message, request_id: int, sequence: int) -> None:
+        super().send_durable(to, message, request_id, sequence)
+        if to == self._name and sequence <= self.synced:
+            self._on_post(Mail(self._name, self._name, self._name, request_id, message, None))
+
+
+class Cluster:
+    """Nodes n1, n2, ... and clients, which are sessions 1, 2, ... of every node."""
+
+    def __init__(
+        self, size: int = 3, seed: int = 1, delay_ms: float = 0.1, *, is_started: bool = True
+    ) -> None:
+        self.random = random.Random(seed)
+        self.now_ns = START_NS
+        self.names = [f"n{index}" for index in range(1, size + 1)]
+        self.addresses = {name: f"{name}:1" for name in self.names}
+        self.identities = {name: name.encode().ljust(16, b"\0") for name in self.names}
+        self.clocks = dict.fromkeys(self.names, Clock())
+        self.disks = {name: Disk() for name in self.names}
+        self.nodes: dict[str, Node] = {}
+        self.alarms: list[str] = []
+        self.answers: list[Mail] = []
+        self.held: list[Mail] = []
+        self.cut_off: set[str] = set()
+        self.hold: Callable[[Mail], bool] = lambda _mail: False
+        self.lose: Callable[[Mail], bool] = lambda _mail: False
+        self.delays_ms: Callable[[Mail], tuple[float, ...]] = lambda _mail: (delay_ms,)
+        self.sync_ms: Callable[[], float] = lambda: 0.0
+        self.on_post: Callable[[Mail], None] = lambda _mail: None
+        self.on_answer: Callable[[Mail], None] = self.answers.append
+        self.on_step: Callable[[], None] = lambda: None
+        self._events: list[tuple[int, int, Mail | str]] = []  # a name: that node's disk syncs
+        self._count = count()
+        self._idle_steps = 0
+        self._lives = dict.fromkeys(self.names, 0)
+        self._is_syncing: set[str] = set()
+        self._forwards: dict[str, list[Send]] = {name: [] for name in self.names}
+        if is_started:
+            for name in self.names:
+                self.start(name)
+
+    # --- lives ------------------------------------------------------------------------------------
+
+    def start(self, name: str) -> Node:
+        """Starts the node from what its disk holds."""
+        self._lives[name] += 1
+        context = Context(name, random.Random(self.random.random()))
+        context.outbox = WatchedOutbox(name, self._show)
+        self._set_clock(context)
+        node = self.nodes[name] = Node(
+            context,
+            identity=self.identities[name],
+            address=self.addresses[name],
+            initial_cluster=dict(self.addresses),
+            recovered=self.disks[name].recover(),
+        )
+        for session in range(1, 10):
+            node.open_session(session, client_hello())
+        for number, peer in enumerate(self.names, start=PEER_SESSIONS):
+            node.open_session(number, self.peer_hello(peer))
+        node.start()
+        self.collect(name)
+        return node
+
+    def peer_hello(self, name: str) -> Hello:
+        """What that node says when it connects to another."""
+        cluster = self.disks[name].cluster
+        cluster_id = NO_IDENTITY if cluster is None else cluster.cluster_id
+        return Hello(PROTOCOL_VERSION, ROLE_NODE, cluster_id, name, self.identities[name])
+
+    def crash(self, name: str, kept_actions: int = 1 << 30) -> None:
+        """Ends the node; of what its disk has not synced, the first `kept_actions` are kept."""
+        del self.nodes[name]
+        self.disks[name].crash(kept_actions)
+        self._forwards[name].clear()
+        self._is_syncing.discard(name)
+
+    def restart(self, name: str) -> None:
+        self.crash(name)
+        self.start(name)
+
+    # --- what a test does -------------------------------------------------------------------------
+
+    def ask(
+        self,
+        name: str,
+        message: Message,
+        request_id: int = 1,
+        batch: Batch | None = None,
+        session: int = 1,
+    ) -> None:
+        """A client's request to a node."""
+        self.send(Mail("client", name, session, request_id, message, batch))
+
+    def send(self, mail: Mail) -> None:
+        """Puts a message on its way."""
+        self.on_post(mail)
+        size = mail.batch.payload.size if mail.batch is not None else 0
+        frame.encode_head(mail.message, mail.request_id, size)  # whatever is sent must be sendable
+        if mail.source != mail.target:
+            if {mail.source, mail.target} & self.cut_off or self.lose(mail):
+                return
+            if self.hold(mail):
+                self.held.append(mail)
+                return
+        for ms in self.delays_ms(mail):
+            self._schedule(self.now_ns + int(ms * MS), mail)
+
+    def deliver(self, mail: Mail) -> None:
+        """Delivers a message at once."""
+        if mail.target == "client":
+            self.on_answer(mail)
+            return
+        node = self.nodes.get(mail.target)
+        if node is not None and mail.life in (None, self._lives[mail.target]):
+            self._set_clock(node.context)
+            node.receive(mail.sender, mail.request_id, mail.message, mail.batch)
+            self.collect(mail.target)
+
+    def deliver_held(self, wanted: Callable[[Mail], bool] = lambda _mail: True) -> int:
+        """Delivers the messages held back that are `wanted`, oldest first; returns how many."""
+        ready = [mail for mail in self.held if wanted(mail)]
+        self.held = [mail for mail in self.held if not wanted(mail)]
+        for mail in ready:
+            self.deliver(mail)
+        return len(ready)
+
+    def answer(self, request_id: int) -> Message:
+        """The newest answer to that request of a client."""
+        found = self.answers_to(request_id)
+        assert found, f"no answer to request {request_id}"
+        return found[-1]
+
+    def answers_to(self, request_id: int) -> list[Message]:
+        return [mail.message for mail in self.answers if mail.request_id == request_id]
+
+    def run(self, ms: float) -> None:
+        """Lets that much time pass."""
+        end_ns = self.now_ns + int(ms * MS)
+        while self.step(end_ns):
+            self.on_step()
+        self.now_ns = end_ns
+
+    def run_until(self, condition: Callable[[], bool], ms: float = 60_000) -> None:
+        """Lets time pass until the condition holds."""
+        end_ns = self.now_ns + int(ms * MS)
+        while not condition():
+            assert self.step(end_ns), f"not within {ms} ms"
+            self.on_step()
+
+    def step(self, end_ns: int) -> bool:
+        """Goes on to whatever happens next; False if that is behind `end_ns`."""
+        alarm_ns, name = min(
+            (
+                (self.clocks[each].true_at(node.context.timers.next_ns()), each)
+                for each, node in self.nodes.items()
+            ),
+            default=(end_ns + 1, ""),
+        )
+        event_ns = self._events[0][0] if self._events else end_ns + 1
+        at_ns = max(min(alarm_ns, event_ns), self.now_ns)
+        if at_ns > end_ns:
+            return False
+        self._idle_steps = self._idle_steps + 1 if at_ns == self.now_ns else 0
+        assert self._idle_steps < IDLE_STEPS_MAX, f"{name} is busy without end"
+        self.now_ns = at_ns
+        if event_ns <= alarm_ns:
+            event = heapq.heappop(self._events)[2]
+            if isinstance(event, Mail):
+                self.deliver(event)
+            elif event in self._is_syncing:
+                self._sync(event)
+        else:
+            self._set_clock(self.nodes[name].context)
+            self.nodes[name].tick()
+            self.collect(name)
+        return True
+
+    # --- inside -----------------------------------------------------------------------------------
+
+    def _show(self, mail: Mail) -> None:
+        self.on_post(mail)
+
+    def _set_clock(self, context: Context) -> None:
+        context.now_ns = self.clocks[context.node_id].at(self.now_ns)
+        context.wall_us = self.now_ns // 1000
+
+    def _schedule(self, at_ns: int, event: Mail | str) -> None:
+        heapq.heappush(self._events, (at_ns, next(self._count), event))
+
+    def collect(self, name: str) -> None:
+        """Carries out what the node's core asked for."""
+        outbox, disk = self.nodes[name].context.outbox, self.disks[name]
+        self.alarms += outbox.alarms
+        outbox.alarms.clear()
+        sends, actions = outbox.take()
+        for send in sends:
+            self._post(name, send, send.batch)
+        for action in actions:
+            if isinstance(action, effects.Forward):
+                self._forwards[name].append(action.send)
+            elif isinstance(action, effects.ReadRecords):
+                self._post(name, action.send, disk.read(action))
+            else:
+                disk.execute(action)
+        if actions and name not in self._is_syncing:
+            self._is_syncing.add(name)
+            delay_ms = self.sync_ms()
+            if delay_ms:
+                self._schedule(self.now_ns + int(delay_ms * MS), name)
+            else:
+                self._sync(name)
+
+    def _sync(self, name: str) -> None:
+        """A round of group commit."""
+        self._is_syncing.discard(name)
+        self.disks[name].sync()
+        outbox = self.nodes[name].context.outbox
+        outbox.synced = outbox.sequence
+        forwards, self._forwards[name] = self._forwards[name], []
+        for send in forwards:
+            self._post(name, send, None)
+
+    def _post(self, source: str, send: Send, batch: Batch | None) -> None:
+        to = send.to
+        if isinstance(to, int) and to < PEER_SESSIONS:
+            mail = Mail(source, "client", to, send.request_id, send.message, batch)
+        elif isinstance(to, int):
+            target = self.names[to - PEER_SESSIONS]
+            life = self._lives[target]
+            mail = Mail(source, target, source, send.request_id, send.message, batch, life)
+        else:
+            own = to == source
+            sender: int | str = source if own else PEER_SESSIONS + self.names.index(source)
+            life_wanted = self._lives[source] if own else None
+            mail = Mail(source, to, sender, send.request_id, send.message, batch, life_wanted)
+        self.send(mail)
+
+
+def client_hello() -> Hello:
+    return Hello(PROTOCOL_VERSION, ROLE_CLIENT, NO_IDENTITY, "", NO_IDENTITY)

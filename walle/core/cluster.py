@@ -1,0 +1,172 @@
+"""The topology of all streams: what the entries of `/cluster` say, applied in their order.
+
+An entry is one change, as a JSON object: readable with any tool, and never in a hot path.
+
+    {"change": "form", "cluster": HEX, "nodes": [{"id", "address", "identity": HEX}, ...]}
+    {"change": "create_stream", "name": NAME, "members": [NODE, ...]}
+
+A stream's id is the id of the entry that created it. Entry 1 forms the cluster and creates
+`/cluster` itself, with all forming nodes as its members.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import mmh3
+
+from walle.core.topology import StreamTopology
+from walle.errors import Code, InvariantError
+from walle.ids import CLUSTER_STREAM_NAME, NO_IDENTITY, STREAM_CLUSTER
+from walle.limits import MEMBERS_COUNT_MAX, STREAM_NAME_BYTES_MAX
+from walle.messages import CreateStream, NodeAddress, NodeRecord, StreamInfo
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+REPLICAS_DEFAULT = 3
+
+
+class StreamRecord(NamedTuple):
+    """One stream, as `/cluster` has it."""
+
+    stream_id: int
+    name: str
+    topology: StreamTopology
+
+
+class Refusal(NamedTuple):
+    """Why a change cannot be made."""
+
+    code: Code
+    text: str
+
+
+def encode_form(cluster_id: bytes, nodes: Iterable[NodeRecord]) -> bytes:
+    """Entry 1."""
+    records = [
+        {"id": node.node_id, "address": node.address, "identity": node.identity.hex()}
+        for node in nodes
+    ]
+    return _encode({"change": "form", "cluster": cluster_id.hex(), "nodes": records})
+
+
+def encode_create_stream(name: str, members: Iterable[str]) -> bytes:
+    """The entry that creates a stream."""
+    return _encode({"change": "create_stream", "name": name, "members": list(members)})
+
+
+def cluster_topology(nodes: Iterable[NodeRecord]) -> StreamTopology:
+    """The topology of `/cluster` itself, from the nodes that form the cluster."""
+    return StreamTopology(version=1, members=tuple(sorted(node.node_id for node in nodes)))
+
+
+def place(name: str, nodes: Iterable[str], replicas: int) -> tuple[str, ...]:
+    """The `replicas` nodes with the highest hash of (stream, node): rendezvous hashing."""
+    ranked = sorted(nodes, key=lambda node: (mmh3.hash64(f"{name}\0{node}")[0], node), reverse=True)
+    return tuple(sorted(ranked[:replicas]))
+
+
+def _encode(change: dict[str, Any]) -> bytes:
+    return json.dumps(change, separators=(",", ":"), sort_keys=True).encode()
+
+
+class ClusterState:
+    """The nodes and streams of the cluster, up to `applied_id`."""
+
+    def __init__(self) -> None:
+        self.applied_id = 0
+        self.cluster_id = NO_IDENTITY
+        self.nodes: dict[str, NodeRecord] = {}
+        self.streams: dict[int, StreamRecord] = {}
+        self._ids: dict[str, int] = {}
+
+    def form(self, cluster_id: bytes, nodes: Iterable[NodeRecord]) -> None:
+        """What a node knows of its cluster before it has read an entry."""
+        self.cluster_id = cluster_id
+        self.nodes = {node.node_id: node for node in nodes}
+        self._add(
+            StreamRecord(STREAM_CLUSTER, CLUSTER_STREAM_NAME, cluster_topology(self.nodes.values()))
+        )
+
+    def apply(self, entry_id: int, data: bytes) -> StreamRecord | None:
+        """Applies the next committed entry; returns the stream it created, if it did."""
+        change = json.loads(data)
+        self.applied_id = entry_id
+        match change["change"]:
+            case "form":
+                self.form(
+                    bytes.fromhex(change["cluster"]),
+                    [
+                        NodeRecord(node["id"], node["address"], bytes.fromhex(node["identity"]))
+                        for node in change["nodes"]
+                    ],
+                )
+                return None
+            case "create_stream":
+                topology = StreamTopology(version=1, members=tuple(change["members"]))
+                record = StreamRecord(entry_id, change["name"], topology)
+                self._add(record)
+                return record
+            case unknown:
+                raise InvariantError(f"{CLUSTER_STREAM_NAME} entry {entry_id}: change {unknown!r}")
+
+    def _add(self, record: StreamRecord) -> None:
+        self.streams[record.stream_id] = record
+        self._ids[record.name] = record.stream_id
+
+    def find(self, name: str) -> StreamRecord | None:
+        """The stream of that name."""
+        stream_id = self._ids.get(name)
+        return None if stream_id is None else self.streams[stream_id]
+
+    def info(self, record: StreamRecord) -> StreamInfo:
+        """The stream's topology with its members' addresses."""
+        topology = record.topology
+        return StreamInfo(
+            record.stream_id,
+            record.name,
+            topology.version,
+            tuple(NodeAddress(node, self.address_of(node)) for node in topology.members),
+            tuple(NodeAddress(node, self.address_of(node)) for node in topology.old_members),
+            topology.first_entry_id,
+        )
+
+    def address_of(self, node_id: str) -> str:
+        """Where the node listens; empty when it is not known."""
+        node = self.nodes.get(node_id)
+        return node.address if node is not None else ""
+
+    def plan_stream(self, request: CreateStream) -> tuple[str, ...] | Refusal:
+        """The members of the stream to create, or why it cannot be created."""
+        name_size = len(request.name.encode())
+        if not request.name.startswith("/") or not 2 <= name_size <= STREAM_NAME_BYTES_MAX:
+            text = f"a stream's name begins with '/' and has 2 to {STREAM_NAME_BYTES_MAX} bytes"
+            return Refusal(Code.BAD_REQUEST, f"{request.name!r}: {text}")
+        unknown = [node for node in request.members if node not in self.nodes]
+        if unknown:
+            known = ", ".join(sorted(self.nodes))
+            return Refusal(Code.BAD_REQUEST, f"no node {unknown[0]!r}; the nodes are {known}")
+        if len(set(request.members)) != len(request.members):
+            return Refusal(Code.BAD_REQUEST, "a node is named twice among the members")
+        replicas = len(request.members) or request.replicas
+        replicas = replicas or min(REPLICAS_DEFAULT, len(self.nodes))
+        if not 1 <= replicas <= min(len(self.nodes), MEMBERS_COUNT_MAX):
+            text = f"{replicas} replicas: there are {len(self.nodes)} nodes, and at most"
+            return Refusal(Code.BAD_REQUEST, f"{text} {MEMBERS_COUNT_MAX} can be members")
+        members = request.members or place(request.name, self.nodes, replicas)
+        existing = self.find(request.name)
+        if existing is not None and not _fits(existing.topology, request):
+            held_by = ", ".join(existing.topology.members)
+            return Refusal(
+                Code.STREAM_EXISTS, f"stream {request.name} exists already, on {held_by}"
+            )
+        return tuple(sorted(members))
+
+
+def _fits(topology: StreamTopology, request: CreateStream) -> bool:
+    """Whether the existing stream is what the request asks for, so that it may be repeated."""
+    if request.members:
+        return set(request.members) == set(topology.members)
+    return not request.replicas or request.replicas == len(topology.members)

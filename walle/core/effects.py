@@ -1,0 +1,227 @@
+"""What the core asks for: messages to send, and actions for storage to make durable.
+
+Storage carries out actions strictly in order. A message that speaks of something durable is
+itself put into that order (`Forward`): storage hands it on once everything before it is on stable
+storage. So the core never waits for a disk: its state is that of the last action ordered.
+
+The actions that carry no records are written with the codec of `walle.messages`: their annotations
+are their layout, in the ring and in the journal.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+from walle.core.topology import StreamTopology
+from walle.ids import NO_WRITER, Position, WriterId
+from walle.messages import U32, U64, Identity, NodeRecord
+
+if TYPE_CHECKING:
+    from walle.messages import Message
+    from walle.record import Batch
+
+Address: TypeAlias = int | str
+"""Where a message goes: a session (an answer to whoever asked on it) or a node, by its id."""
+
+
+class Send(NamedTuple):
+    """One message. batch: the records of its frame, if any."""
+
+    to: Address
+    request_id: int
+    message: Message
+    batch: Batch | None = None
+
+
+class Promise(NamedTuple):
+    """The writer a member has promised, and what it may owe to older ones.
+
+    older_lease_ms: the longest lease of any older writer that may still be running.
+    """
+
+    writer: WriterId
+    address: str
+    lease_ms: U32
+    older_lease_ms: U32
+
+
+NO_PROMISE = Promise(NO_WRITER, "", 0, 0)
+
+
+# --- actions that change what is durable ----------------------------------------------------------
+
+
+class SetCluster(NamedTuple):
+    """This node belongs to that cluster, which was formed by these nodes."""
+
+    cluster_id: Identity
+    nodes: tuple[NodeRecord, ...]
+
+
+class SetTopology(NamedTuple):
+    """The stream's topology at this node; creates the stream's log when there is none."""
+
+    stream_id: U64
+    name: str
+    topology: StreamTopology
+
+
+class SetPromise(NamedTuple):
+    stream_id: U64
+    promise: Promise
+
+
+class SetAccepted(NamedTuple):
+    stream_id: U64
+    accepted: WriterId
+
+
+class Append(NamedTuple):
+    """Append the batch but its first `skip` records to the live run; None leaves `accepted`."""
+
+    stream_id: U64
+    batch: Batch
+    skip: int
+    accepted: WriterId | None
+
+
+class Truncate(NamedTuple):
+    """Drop what follows `tail` from the live run."""
+
+    stream_id: U64
+    tail: Position
+
+
+class Jump(NamedTuple):
+    """Start a new live run with the batch but its first `skip` records; what the old one holds
+    behind the old commit point becomes an aside run. One durable record with the commit point."""
+
+    stream_id: U64
+    batch: Batch
+    skip: int
+    committed: Position
+    accepted: WriterId | None
+
+
+class Fill(NamedTuple):
+    """Append backfilled records to the fill, the unproved run that grows into the lowest gap."""
+
+    stream_id: U64
+    batch: Batch
+
+
+class CloseGap(NamedTuple):
+    """The fill has met the run above it: it is proved. Aside runs that began in it are dropped."""
+
+    stream_id: U64
+
+
+class DropFill(NamedTuple):
+    """The fill did not meet the run above it: drop it."""
+
+    stream_id: U64
+
+
+# --- actions that need no sync --------------------------------------------------------------------
+
+
+class Commit(NamedTuple):
+    """The commit point. Made durable in time, and before it has moved too far."""
+
+    stream_id: U64
+    committed: Position
+
+
+class ReadRecords(NamedTuple):
+    """Answer `send` with the records from `start` up to `end`, at most about bytes_max of them.
+
+    after: the chain that `start`'s record must build on; None: any.
+    aside: look into aside runs too.
+    """
+
+    stream_id: U64
+    start: int
+    end: int
+    bytes_max: int
+    after: int | None
+    aside: bool
+    send: Send
+
+
+class Forward(NamedTuple):
+    """Send this once everything ordered before it is durable."""
+
+    send: Send
+
+
+Action: TypeAlias = (
+    SetCluster
+    | SetTopology
+    | SetPromise
+    | SetAccepted
+    | Append
+    | Truncate
+    | Jump
+    | Fill
+    | CloseGap
+    | DropFill
+    | Commit
+    | ReadRecords
+    | Forward
+)
+
+UNSYNCED = (Commit, ReadRecords, Forward)
+"""The actions that by themselves leave nothing to sync."""
+
+
+class Outbox:
+    """Collects effects; the driver takes them after each step.
+
+    fatal: why this node must not run, in a sentence that says what to do; None: it may.
+    sequence: the number of the last action that needs a sync.
+    synced: the highest such number that is durable; the driver sets it.
+    """
+
+    def __init__(self) -> None:
+        self.sends: list[Send] = []
+        self.actions: list[Action] = []
+        self.alarms: list[str] = []
+        self.notes: list[str] = []
+        self.fatal: str | None = None
+        self.sequence = 0
+        self.synced = 0
+
+    def send(
+        self, to: Address, message: Message, request_id: int = 0, batch: Batch | None = None
+    ) -> None:
+        """A message that depends on nothing durable: it goes at once."""
+        self.sends.append(Send(to, request_id, message, batch))
+
+    def order(self, action: Action) -> int:
+        """The next action for storage; returns the sequence number that makes it durable."""
+        self.actions.append(action)
+        if not isinstance(action, UNSYNCED):
+            self.sequence += 1
+        return self.sequence
+
+    def send_durable(self, to: Address, message: Message, request_id: int, sequence: int) -> None:
+        """A message that may go once action number `sequence` is durable."""
+        send = Send(to, request_id, message)
+        if sequence <= self.synced:
+            self.sends.append(send)
+        else:
+            self.actions.append(Forward(send))
+
+    def alarm(self, text: str) -> None:
+        """Something an operator must look at, in a sentence."""
+        self.alarms.append(text)
+
+    def note(self, text: str) -> None:
+        """Something an operator may want to know, in a sentence; never once per put."""
+        self.notes.append(text)
+
+    def take(self) -> tuple[list[Send], list[Action]]:
+        """The messages and actions collected since the last call."""
+        taken = self.sends, self.actions
+        self.sends, self.actions = [], []
+        return taken

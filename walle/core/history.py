@@ -1,0 +1,236 @@
+"""What one member holds of a stream: runs, gaps, the tail, the commit point; pure bookkeeping.
+
+        first_entry_id                                committed       tail
+              |   run       gap        run      gap       | live run    |
+              [###########)       [##########)       [####|=============]
+                           [--fill-)                       uncommitted suffix
+                             [aside)
+
+The *live run* ends at the tail; it begins at or before the commit point, so the uncommitted
+suffix is always one run. The *fill* is what backfill has put into the lowest gap; it counts as
+held only once it has met the run above. An *aside run* is a former suffix that a jump overtook.
+
+The object mirrors what storage will hold once it has carried out the actions ordered so far.
+"""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from walle.errors import invariant
+from walle.ids import ORIGIN, IdRange, Position
+from walle.limits import COMMITTED_LAG_ENTRIES_MAX
+
+if TYPE_CHECKING:
+    from walle.record import Batch
+
+CHAINS_KEPT = 2 * COMMITTED_LAG_ENTRIES_MAX
+"""How many chains below the commit point are remembered, to recognize repeated puts."""
+
+
+@dataclass(slots=True)
+class Run:
+    """Consecutive entries [start, last.entry_id], whose first builds on chain prev_chain."""
+
+    start: int
+    prev_chain: int
+    last: Position
+
+    @property
+    def end(self) -> int:
+        return self.last.entry_id + 1
+
+    @property
+    def before(self) -> Position:
+        return Position(self.start - 1, self.prev_chain)
+
+
+@dataclass(slots=True)
+class History:
+    """Runs are sorted and apart from each other; the last one is the live run.
+
+    origin: the position before the first entry that is not trimmed.
+    base, chains: the chains of the entries after `base` up to the tail; at least those from the
+        commit point on.
+    """
+
+    origin: Position = ORIGIN
+    runs: list[Run] = field(default_factory=list)
+    aside: list[Run] = field(default_factory=list)
+    fill: Run | None = None
+    committed: Position = ORIGIN
+    base: Position = ORIGIN
+    chains: array[int] = field(default_factory=lambda: array("Q"))
+
+    @property
+    def tail(self) -> Position:
+        return self.runs[-1].last if self.runs else self.origin
+
+    @property
+    def suffix_count(self) -> int:
+        """Entries in (committed, tail]."""
+        return self.tail.entry_id - self.committed.entry_id
+
+    def chain_at(self, entry_id: int) -> int | None:
+        """The chain after an entry of the live run; None when it is not held or not remembered."""
+        index = entry_id - self.base.entry_id - 1
+        if 0 <= index < len(self.chains):
+            return self.chains[index]
+        return self.base.chain if index == -1 else None
+
+    def holds(self, position: Position) -> bool:
+        """Whether that entry, with that chain, is in the live run."""
+        return self.chain_at(position.entry_id) == position.chain
+
+    def matching(self, batch: Batch) -> int:
+        """How many of the batch's first entries the live run holds with the same chain.
+
+        An equal chain at one id means equal histories up to it, so a binary search will do.
+        Returns 0 when the batch neither begins in nor builds on what is remembered of the run.
+        """
+        low = max(batch.first_id - 1, self.base.entry_id)
+        high = min(batch.last_id, self.tail.entry_id)
+        if low > high or self.chain_at(low) != batch.chain_at(low):
+            return 0
+        while low < high:
+            middle = (low + high + 1) // 2
+            if self.chain_at(middle) == batch.chain_at(middle):
+                low = middle
+            else:
+                high = middle - 1
+        return low - batch.first_id + 1
+
+    # --- changes; each mirrors one action of `effects` --------------------------------------------
+
+    def append(self, batch: Batch, skip: int) -> None:
+        """Appends the batch but its first `skip` records to the live run."""
+        start = batch.first_id + skip
+        before = Position(start - 1, batch.chain_at(start - 1))
+        invariant(before == self.tail, "appends build on the tail", before=before, tail=self.tail)
+        self.chains.extend(batch.chains[skip:])
+        if self.runs:
+            self.runs[-1].last = batch.last
+        else:
+            self.runs.append(Run(start, before.chain, batch.last))
+
+    def truncate(self, tail: Position) -> None:
+        """Drops what follows `tail`, which the live run holds, at or behind the commit point."""
+        invariant(
+            tail.entry_id >= self.committed.entry_id and self.holds(tail),
+            "a truncation keeps what is committed",
+            tail=tail,
+            committed=self.committed,
+        )
+        del self.chains[tail.entry_id - self.base.entry_id :]
+        self._end_live_run(tail)
+
+    def commit(self, committed: Position) -> None:
+        """Advances the commit point to an entry of the live run."""
+        invariant(
+            committed.entry_id >= self.committed.entry_id and self.holds(committed),
+            "the commit point advances within the live run",
+            committed=committed,
+            before=self.committed,
+        )
+        self.committed = committed
+        surplus = committed.entry_id - self.base.entry_id - CHAINS_KEPT
+        if surplus > CHAINS_KEPT:  # in large steps, so that the cost per entry is nothing
+            self.base = Position(self.base.entry_id + surplus, self.chains[surplus - 1])
+            del self.chains[:surplus]
+
+    def jump(self, batch: Batch, skip: int, committed: Position) -> None:
+        """Starts a new live run with the batch but its first `skip` records.
+
+        The batch holds `committed`, which is behind the old commit point; what the old live run
+        holds behind the old commit point becomes an aside run.
+        """
+        start = batch.first_id + skip
+        invariant(
+            self.committed.entry_id + 1 < start <= committed.entry_id <= batch.last_id
+            and batch.chain_at(committed.entry_id) == committed.chain,
+            "a jump leaves a gap and goes to an entry of the batch",
+            start=start,
+            committed=committed,
+            before=self.committed,
+        )
+        before = Position(start - 1, batch.chain_at(start - 1))
+        old, tail = self.committed, self.tail
+        if tail.entry_id > old.entry_id:
+            self.aside.append(Run(old.entry_id + 1, old.chain, tail))
+            self._end_live_run(old)
+        self.runs.append(Run(start, before.chain, batch.last))
+        self.base = before
+        self.chains = array("Q", batch.chains[skip:])
+        self.committed = committed
+
+    def _end_live_run(self, tail: Position) -> None:
+        if self.runs and self.runs[-1].start <= tail.entry_id:
+            self.runs[-1].last = tail
+        elif self.runs:
+            self.runs.pop()
+
+    # --- gaps -------------------------------------------------------------------------------------
+
+    def gaps(self) -> list[IdRange]:
+        """What is missing of [first_entry_id, committed], lowest first. The fill does not count."""
+        gaps = []
+        start = self.origin.entry_id + 1
+        for run in self.runs:
+            if run.start > start:
+                gaps.append(IdRange(start, run.start))
+            start = run.end
+        return gaps
+
+    def lowest_gap(self) -> tuple[Position, Run] | None:
+        """The position below the lowest gap, and the run above it."""
+        below = self.origin
+        for run in self.runs:
+            if run.start > below.entry_id + 1:
+                return below, run
+            below = run.last
+        return None
+
+    def fill_position(self) -> Position | None:
+        """The position that the next backfilled entry must build on; None: no gap."""
+        gap = self.lowest_gap()
+        if gap is None:
+            return None
+        return self.fill.last if self.fill is not None else gap[0]
+
+    def add_fill(self, batch: Batch) -> None:
+        """Appends to the fill."""
+        invariant(batch.before == self.fill_position(), "backfill builds on what is below")
+        if self.fill is None:
+            self.fill = Run(batch.first_id, batch.prev_chain, batch.last)
+        else:
+            self.fill.last = batch.last
+
+    def close_gap(self) -> None:
+        """Joins the fill, which meets the run above, to its neighbours.
+
+        The aside runs that began in the gap go: each entry of theirs that was committed is now
+        held, and the others are proved to lie outside the committed history.
+        """
+        gap = self.lowest_gap()
+        invariant(gap is not None and self.fill is not None, "a gap is closed by a fill")
+        assert gap is not None and self.fill is not None  # noqa: S101, PT018 - for the type checker
+        _, above = gap
+        invariant(self.fill.last == above.before, "a fill meets the run above", fill=self.fill)
+        index = self.runs.index(above)
+        self.fill.last = above.last
+        self.runs[index] = self.fill
+        if index and self.runs[index - 1].end == self.fill.start:
+            self.runs[index - 1].last = above.last
+            del self.runs[index]
+        start = self.fill.start
+        self.fill = None
+        self.aside = [run for run in self.aside if not start <= run.start < above.start]
+
+    def run_with(self, entry_id: int) -> Run | None:
+        """The proved or live run that holds `entry_id`."""
+        for run in reversed(self.runs):
+            if run.start <= entry_id:
+                return run if entry_id < run.end else None
+        return None

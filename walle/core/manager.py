@@ -1,0 +1,191 @@
+"""The topology manager: the exclusive writer of `/cluster`, on one of its members.
+
+Every member watches the manager's lease and, when it has lapsed, claims `/cluster` after a random
+pause. A new manager acts only after applying everything up to its claimed tail.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from walle.core.claim import Claim
+from walle.core.cluster import Refusal, encode_create_stream, encode_form
+from walle.core.pipeline import Pipeline
+from walle.core.writer import NodeWriter
+from walle.errors import Code
+from walle.limits import NS_PER_MS
+from walle.messages import CreateStream, Failure, Release, StreamInfo
+from walle.record import Encoder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from walle.core.claim import Claimed
+    from walle.core.cluster import ClusterState
+    from walle.core.context import Context
+    from walle.core.member import Member
+
+LEASE_MS = 2_000
+CLAIM_MS = 4 * LEASE_MS
+PAUSE_MS = 300
+ASK_MS = 1_000
+
+
+class Manager:
+    """Watches, claims and writes `/cluster` on behalf of this node."""
+
+    def __init__(
+        self, context: Context, member: Member, cluster: ClusterState, address: str
+    ) -> None:
+        self._context = context
+        self._member = member
+        self._cluster = cluster
+        self._address = address
+        self._is_claiming = False
+        self._is_stopped = False
+        self.is_releasing = False
+        self._writer: NodeWriter | None = None
+        self._encoder: Encoder | None = None
+        self._claimed_id = 0
+        self._waiting: dict[str, tuple[int, Callable[[StreamInfo | Failure], None]]] = {}
+
+    @property
+    def is_acting(self) -> bool:
+        """Whether this node is the manager, and knows all that was decided before."""
+        return (
+            self._writer is not None
+            and self._cluster.applied_id > 0
+            and self._cluster.applied_id >= self._claimed_id
+        )
+
+    def watch(self) -> None:
+        """Claims `/cluster` once nobody holds its lease."""
+        if self._writer is None and not self._is_claiming and not self._is_stopped:
+            pause_ms = PAUSE_MS + self._context.jitter_ms(PAUSE_MS)
+            due_ns = max(self._member.lease.until_ns, self._context.now_ns)
+            at_ns = due_ns + int(pause_ms * NS_PER_MS)
+            self._context.timers.set_if_unset("manager", at_ns, self._check)
+
+    def stop(self) -> None:
+        """Hands `/cluster` back, so that another member need not wait for the lease."""
+        self._is_stopped = True
+        self._context.timers.cancel("manager")
+        if self._writer is None:
+            return
+        pipeline = self._writer.pipeline
+        self._writer.stop()
+        self._writer = None
+        self.is_releasing = True
+
+        def done() -> None:
+            self.is_releasing = False
+
+        self._context.calls.ask_majority(
+            self._member.topology,
+            Release(
+                self._member.stream_id,
+                self._member.topology.version,
+                pipeline.writer,
+                pipeline.committed,
+                relay=0,
+            ),
+            lambda _answers: done(),
+            until_ns=self._context.after_ms(ASK_MS),
+            on_end=done,
+        )
+
+    # --- claiming ---------------------------------------------------------------------------------
+
+    def _check(self) -> None:
+        """The lease seems to have lapsed: claims, unless a majority knows better."""
+        member = self._member
+        if member.lease.until_ns > self._context.now_ns:
+            self.watch()
+            return
+        self._is_claiming = True
+        Claim(
+            self._context,
+            stream_id=member.stream_id,
+            topology=lambda: member.topology,
+            above=member.promise.writer,
+            address=self._address,
+            lease_ms=LEASE_MS,
+            until_ns=self._context.after_ms(CLAIM_MS),
+            force=False,
+            on_stale=member.on_stale,
+            on_claimed=self._begin,
+            on_failed=self._rest,
+        ).start()
+
+    def _rest(self, _why: str) -> None:
+        self._is_claiming = False
+        self.watch()
+
+    def _begin(self, claimed: Claimed) -> None:
+        self._is_claiming = False
+        self._claimed_id = claimed.tail.entry_id
+        self._context.outbox.note("this node is the topology manager")
+        self._encoder = Encoder(claimed.writer, claimed.tail)
+        pipeline = Pipeline(
+            stream_id=self._member.stream_id,
+            topology=self._member.topology,
+            writer=claimed.writer,
+            lease_ms=LEASE_MS,
+            tail=claimed.tail,
+        )
+        self._writer = NodeWriter(self._context, pipeline, self._on_progress)
+        if claimed.tail.entry_id == 0:
+            self._put(encode_form(self._cluster.cluster_id, self._cluster.nodes.values()))
+
+    def _on_progress(self) -> None:
+        if self._writer is None or self._writer.pipeline.lost is None:
+            return
+        self._writer.stop()
+        self._writer = None
+        self._context.outbox.note("this node is no longer the topology manager")
+        waiting, self._waiting = self._waiting, {}
+        failure = Failure(Code.BUSY, "the topology manager has changed; repeat the request")
+        for _, answer in waiting.values():
+            answer(failure)
+        self.watch()
+
+    def _put(self, change: bytes) -> int:
+        """Puts one change; returns its entry id."""
+        if self._writer is None or self._encoder is None:
+            raise RuntimeError("only the manager puts changes")
+        position = self._encoder.add(change, self._context.wall_us)
+        self._writer.put(self._encoder.take())
+        return position.entry_id
+
+    # --- acting -----------------------------------------------------------------------------------
+
+    def create_stream(
+        self, request: CreateStream, answer: Callable[[StreamInfo | Failure], None]
+    ) -> None:
+        """Creates a stream; answers once that is committed and applied here."""
+        plan = self._cluster.plan_stream(request)
+        if isinstance(plan, Refusal):
+            answer(Failure(*plan))
+            return
+        existing = self._cluster.find(request.name)
+        if existing is not None:
+            answer(self._cluster.info(existing))
+            return
+        if request.name in self._waiting:  # with these settings or others: repeating will tell
+            answer(Failure(Code.BUSY, f"stream {request.name} is being created"))
+            return
+        entry_id = self._put(encode_create_stream(request.name, plan))
+        self._waiting[request.name] = (entry_id, answer)
+
+    def on_applied(self) -> None:
+        """Entries of `/cluster` have been applied: answers whoever waited for them."""
+        done = [
+            name
+            for name, (entry_id, _) in self._waiting.items()
+            if entry_id <= self._cluster.applied_id
+        ]
+        for name in done:
+            _, answer = self._waiting.pop(name)
+            record = self._cluster.find(name)
+            if record is not None:
+                answer(self._cluster.info(record))

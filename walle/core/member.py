@@ -1,0 +1,761 @@
+"""One stream's member on this node: the rules of docs/protocol.md, "Put" and "ClaimWriter".
+
+The member decides in memory and orders storage to follow; what it answers goes out only once
+storage has caught up with what the answer tells (`_answer`). Three parts have objects of their own:
+`reading` serves readers, `backfill` closes gaps, `orphan` commits what a vanished writer left.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, NamedTuple
+
+from walle.core import effects
+from walle.core.backfill import Backfill
+from walle.core.effects import NO_PROMISE, Promise, Send
+from walle.core.lease import OwedLeases
+from walle.core.orphan import Orphan
+from walle.core.reading import Reading
+from walle.errors import Code
+from walle.ids import NO_WRITER, ORIGIN, Position, WriterId
+from walle.limits import (
+    COMMITTED_LAG_ENTRIES_MAX,
+    FETCH_BYTES_MAX,
+    JUMP_WAIT_MS_MAX,
+    REORDER_BYTES_MAX,
+    REORDER_COUNT_MAX,
+    TAIL_PAGE_ENTRIES,
+    UNCOMMITTED_ENTRIES_MAX,
+)
+from walle.messages import (
+    AskWriter,
+    AskWriterReply,
+    Fetch,
+    FetchReply,
+    NewWriter,
+    NewWriterReply,
+    Put,
+    PutReply,
+    ReadTail,
+    ReadTailReply,
+    Release,
+    ReleaseReply,
+    Stamp,
+    StampReply,
+    Sync,
+    SyncReply,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from walle.core.context import Context
+    from walle.core.effects import Action, Address
+    from walle.core.history import History
+    from walle.core.topology import StreamTopology
+    from walle.messages import Message
+    from walle.record import Batch
+
+COMMIT_NOTE_ENTRIES = COMMITTED_LAG_ENTRIES_MAX // 4
+COMMIT_NOTE_MS = 50
+ADOPTION_MS = 2_000
+FETCH_MS = 2_000
+REPEAT_JUMP_MS = 200
+ADOPTION_QUEUE_MAX = 64
+
+
+class State(NamedTuple):
+    """What a member knows when it starts: nothing, or what storage recovered.
+
+    doubtful_id: entries up to this id may have been acknowledged and lost to damage; while the
+        commit point is below it, the member may promise, but not answer for its tail, until a
+        claim has synced it.
+    """
+
+    stream_id: int
+    name: str
+    topology: StreamTopology
+    history: History
+    promise: Promise = NO_PROMISE
+    accepted: WriterId = NO_WRITER
+    doubtful_id: int = 0
+
+
+class Waiting(NamedTuple):
+    """A put that waits: for its predecessor, or for the member to learn who the writer is."""
+
+    sender: Address
+    request_id: int
+    put: Put
+    batch: Batch | None
+
+
+class Syncing(NamedTuple):
+    """The Sync of a claim that is being carried out."""
+
+    sender: Address
+    request_id: int
+    sync: Sync
+
+
+class Member:
+    """Applies what writers and coordinators ask, in one order.
+
+    on_change: called when the promise, the lease's end or the commit point has changed.
+    on_stale: called when a request shows that the stream's topology here is outdated.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        state: State,
+        *,
+        on_change: Callable[[Member], None],
+        on_stale: Callable[[], None],
+    ) -> None:
+        self.context = context
+        self.stream_id = state.stream_id
+        self.name = state.name
+        self.topology = state.topology
+        self.history = state.history
+        self.promise = state.promise
+        self.accepted = state.accepted
+        self.doubtful_id = state.doubtful_id
+        self.lease = OwedLeases(
+            now_ns=context.now_ns,
+            lease_ms=state.promise.lease_ms,
+            older_lease_ms=state.promise.older_lease_ms,
+        )
+        self.last_put_ns = context.now_ns
+        self._on_change = on_change
+        self.on_stale = on_stale
+        self._sequence = 0
+        self._noted_id = self.history.committed.entry_id
+        self._reordered: deque[Waiting] = deque()
+        self._reordered_bytes = 0
+        self._adopting: list[Waiting] | None = None
+        self._missing: Position | None = None
+        self._learning = False
+        self._syncing: Syncing | None = None
+        self.reading = Reading(context, self)
+        self.backfill = Backfill(context, self)
+        self.orphan = Orphan(context, self)
+
+    def start(self) -> None:
+        """Takes up what was left undone: gaps, and a suffix without a writer."""
+        self.backfill.start()
+        self.orphan.watch()
+
+    def _changed(self) -> None:
+        self.reading.on_commit()
+        self.backfill.start()
+        self.orphan.watch()
+        self._on_change(self)
+
+    # --- order and durability ---------------------------------------------------------------------
+
+    def _order(self, action: Action) -> None:
+        self._sequence = self.context.outbox.order(action)
+
+    def _answer(self, to: Address, request_id: int, message: Message) -> None:
+        """Sends once all that this member has ordered for the stream so far is durable."""
+        self.context.outbox.send_durable(to, message, request_id, self._sequence)
+
+    @property
+    def is_damaged(self) -> bool:
+        """Whether entries that this member may have acknowledged are missing behind its tail."""
+        return self.doubtful_id > self.history.committed.entry_id
+
+    @property
+    def others(self) -> list[str]:
+        """The other members, old and new."""
+        return [node for node in self.topology.everyone if node != self.context.node_id]
+
+    # --- admission --------------------------------------------------------------------------------
+
+    def admit_version(self, version: int) -> Code:
+        """Rule 3.1: every request carries the stream's version as its label."""
+        if version > self.topology.version:
+            self.on_stale()
+            return Code.BUSY
+        if version < self.topology.version:
+            return Code.STALE_VERSION
+        if self.context.node_id not in self.topology.everyone:
+            return Code.NOT_A_MEMBER
+        return Code.OK
+
+    def _admit_writer(self, version: int, writer: WriterId) -> Code:
+        """For all that only the promised writer's claim may ask: `writer == promised`."""
+        code = self.admit_version(version)
+        if code is not Code.OK:
+            return code
+        if writer < self.promise.writer:
+            return Code.FENCED
+        if writer > self.promise.writer:
+            return Code.NOT_PROMISED
+        return Code.OK
+
+    # --- put --------------------------------------------------------------------------------------
+
+    def put(self, sender: Address, request_id: int, put: Put, batch: Batch | None) -> None:
+        """A put with its entries, or a heartbeat without."""
+        code = self._admit_writer(put.version, put.writer)
+        if code is Code.NOT_PROMISED:
+            self._adopt_then(Waiting(sender, request_id, put, batch))
+            return
+        if code is Code.OK:
+            self.last_put_ns = self.context.now_ns
+            self.lease.renew(self.context.now_ns)
+            if batch is not None:
+                code = self._put_entries(Waiting(sender, request_id, put, batch))
+        if code is Code.OK:
+            code = self._put_commit_point(put)
+        self._reply_to_put(sender, request_id, put, code)
+
+    def _reply_to_put(self, to: Address, request_id: int, put: Put, code: Code) -> None:
+        held = self.history.tail if self.accepted == put.writer else ORIGIN
+        reply = PutReply(
+            self.stream_id,
+            code,
+            self.topology.version,
+            self.promise.writer,
+            put.transmission,
+            held,
+            self.history.committed,
+            self.promise.address if code is Code.FENCED else "",
+        )
+        self._answer(to, request_id, reply)
+
+    def _put_entries(self, waiting: Waiting) -> Code:
+        """Rule 3.4, for all entries of a batch at once."""
+        put, batch = waiting.put, waiting.batch
+        assert batch is not None  # noqa: S101 - for the type checker
+        if batch.writer is not None and batch.writer != put.writer:
+            return Code.BAD_REQUEST
+        code = self._take_entries(put.writer, batch)
+        if code is Code.OK:
+            self._take_reordered()
+        elif code is Code.CONFLICT:
+            # The predecessor is missing, even if another entry has its id.
+            code = self._queue(waiting)
+        return code
+
+    def _take_entries(self, writer: WriterId, batch: Batch) -> Code:
+        """Appends what of the batch is new; CONFLICT when the predecessor is not held."""
+        history = self.history
+        held = history.matching(batch)
+        if held == 0 and not history.holds(batch.before):
+            # What is wholly below the commit point is committed already: nothing is to be done,
+            # and the answer tells how far this member is.
+            return Code.OK if batch.last_id <= history.committed.entry_id else Code.CONFLICT
+        last_held = batch.position_at(batch.first_id + held - 1)
+        uncommitted = last_held.entry_id >= history.committed.entry_id
+        if held < batch.count:
+            if not uncommitted or (self.accepted >= writer and last_held != history.tail):
+                return self._diverged(batch.position_at(last_held.entry_id + 1))
+            if last_held.entry_id + batch.count - held > (
+                history.committed.entry_id + UNCOMMITTED_ENTRIES_MAX
+            ):
+                return Code.BUSY
+        if self.accepted < writer and uncommitted:
+            self._truncate(last_held)
+        if held < batch.count:
+            self._append(batch, held, writer)
+        elif uncommitted:
+            self._accept(writer)
+        return Code.OK
+
+    def _diverged(self, told: Position) -> Code:
+        self.context.outbox.alarm(
+            f"stream {self.name}: told of entry {told}, which contradicts what this member holds "
+            f"(committed {self.history.committed}, tail {self.history.tail}); it was refused"
+        )
+        return Code.DIVERGED
+
+    def _append(self, batch: Batch, skip: int, writer: WriterId | None) -> None:
+        """Appends to the live run, under `writer` if it is newer than what was accepted."""
+        self.history.append(batch, skip)
+        accepted = self._newly_accepted(writer)
+        self._order(effects.Append(self.stream_id, batch, skip, accepted))
+        self.orphan.watch()
+
+    def _truncate(self, tail: Position) -> None:
+        if tail != self.history.tail:
+            self.history.truncate(tail)
+            self._order(effects.Truncate(self.stream_id, tail))
+
+    def _accept(self, writer: WriterId) -> None:
+        if self._newly_accepted(writer) is not None:
+            self._order(effects.SetAccepted(self.stream_id, writer))
+
+    def _newly_accepted(self, writer: WriterId | None) -> WriterId | None:
+        """Raises `accepted` to `writer`; returns it if that is a change to be made durable.
+
+        What was lost to damage no longer matters then: it was acknowledged under an older writer,
+        and what of it was committed is in the newer one's history, held by a majority that was
+        stamped for it.
+        """
+        if writer is None or writer <= self.accepted:
+            return None
+        self.accepted = writer
+        self.doubtful_id = 0
+        return writer
+
+    # --- the reorder queue ------------------------------------------------------------------------
+
+    def _queue(self, waiting: Waiting) -> Code:
+        """Keeps the newest entries that fit: the commit point moves towards them."""
+        assert waiting.batch is not None  # noqa: S101 - for the type checker
+        batch = waiting.batch.detach()
+        self._reordered.append(waiting._replace(batch=batch))
+        self._reordered_bytes += batch.payload.size
+        while self._reordered_bytes > REORDER_BYTES_MAX or len(self._reordered) > REORDER_COUNT_MAX:
+            oldest = min(self._reordered, key=_first_id)
+            self._reordered.remove(oldest)
+            self._reordered_bytes -= _size(oldest)
+        return Code.OK
+
+    def _take_reordered(self) -> None:
+        """Appends what is queued and now has its predecessor, with both checks made again."""
+        progress = True
+        while progress and self._reordered:
+            progress = False
+            for waiting in sorted(self._reordered, key=_first_id):
+                if _first_id(waiting) > self.history.tail.entry_id + 1:
+                    break
+                if self._take_queued(waiting):
+                    progress = True
+
+    def _take_queued(self, waiting: Waiting) -> bool:
+        """Whether the queued put could leave the queue."""
+        put, batch = waiting.put, waiting.batch
+        assert batch is not None  # noqa: S101 - for the type checker
+        code = self._admit_writer(put.version, put.writer)
+        if code is Code.OK:
+            code = self._take_entries(put.writer, batch)
+        if code is Code.CONFLICT:
+            return False
+        self._reordered.remove(waiting)
+        self._reordered_bytes -= batch.payload.size
+        self._reply_to_put(waiting.sender, waiting.request_id, put, code)
+        return True
+
+    def _drop_reordered(self) -> None:
+        self._reordered.clear()
+        self._reordered_bytes = 0
+
+    # --- the commit point -------------------------------------------------------------------------
+
+    def _put_commit_point(self, put: Put) -> Code:
+        """Rule 3.5."""
+        committed = put.committed
+        if committed.entry_id < self.history.committed.entry_id:
+            return Code.OK
+        if self.history.holds(committed):
+            if self.accepted < put.writer:
+                self._truncate(committed)
+                self._accept(put.writer)
+            self.advance(committed)
+            if self._missing is not None and self._missing.entry_id <= committed.entry_id:
+                self._missing = None
+            return Code.OK
+        if committed.entry_id == self.history.committed.entry_id:
+            return self._diverged(committed)
+        if self._missing is None:
+            wait_ms = min(JUMP_WAIT_MS_MAX, self.promise.lease_ms / 4)
+            self.context.timers.set_if_unset(
+                ("jump", self.stream_id), self.context.after_ms(wait_ms), self._jump
+            )
+        if self._missing is None or committed.entry_id > self._missing.entry_id:
+            self._missing = committed
+        return Code.OK
+
+    def advance(self, committed: Position) -> None:
+        """The commit point is `committed`, an entry of the live run."""
+        if committed.entry_id <= self.history.committed.entry_id:
+            return
+        self.history.commit(committed)
+        if committed.entry_id - self._noted_id >= COMMIT_NOTE_ENTRIES:
+            self._note_commit()
+        else:
+            self.context.timers.set_if_unset(
+                ("commit", self.stream_id), self.context.after_ms(COMMIT_NOTE_MS), self._note_commit
+            )
+        self._changed()
+
+    def _note_commit(self) -> None:
+        self.context.timers.cancel(("commit", self.stream_id))
+        if self.history.committed.entry_id > self._noted_id:
+            self._noted_id = self.history.committed.entry_id
+            self.context.outbox.order(effects.Commit(self.stream_id, self.history.committed))
+
+    # --- jump -------------------------------------------------------------------------------------
+
+    def _jump(self) -> None:
+        """The commit point's entry has not arrived in time: start a new run at it."""
+        missing, writer = self._missing, self.promise.writer
+        if missing is None:
+            return
+        if self.history.committed.entry_id >= missing.entry_id:
+            self._missing = None
+            return
+        for waiting in self._reordered:
+            batch = waiting.batch
+            if (
+                batch is not None
+                and batch.first_id <= missing.entry_id <= batch.last_id
+                and batch.chain_at(missing.entry_id) == missing.chain
+                and self._admit_writer(waiting.put.version, waiting.put.writer) is Code.OK
+            ):
+                self._jump_to(missing, batch, writer)
+                return
+
+        def on_record(batch: Batch) -> None:
+            if self.promise.writer == writer and self._missing is not None:
+                self._jump_to(missing, batch, writer)
+
+        self.fetch_one(missing, on_record, on_end=lambda: self._retry_jump(writer))
+
+    def _retry_jump(self, writer: WriterId) -> None:
+        if self._missing is not None and self.promise.writer == writer:
+            self.context.timers.set(
+                ("jump", self.stream_id), self.context.after_ms(REPEAT_JUMP_MS), self._jump
+            )
+
+    def fetch_one(
+        self, position: Position, on_record: Callable[[Batch], None], on_end: Callable[[], None]
+    ) -> None:
+        """Fetches the one record at `position` from any other member, and checks its chain."""
+
+        def on_reply(_node: str, reply: Message, batch: Batch | None) -> None:
+            if isinstance(reply, FetchReply) and batch is not None and batch.last == position:
+                call.finish()
+                on_record(batch)
+
+        question = Fetch(self.stream_id, position.entry_id, position.entry_id + 1, 0, 0, 1)
+        call = self.context.calls.ask(
+            self.others,
+            question,
+            on_reply,
+            until_ns=self.context.after_ms(FETCH_MS),
+            on_end=on_end,
+        )
+
+    def _jump_to(self, committed: Position, batch: Batch, writer: WriterId | None) -> None:
+        """Makes `committed`, an entry of the batch, the commit point, on a new run if need be.
+
+        writer: the writer whose put told the commit point; its history this is from now on. None:
+            a claim or another member told it, and `accepted` does not change.
+        """
+        history = self.history
+        if committed.entry_id <= history.committed.entry_id:
+            return
+        self._missing = None
+        skip = max(history.committed.entry_id + 1 - batch.first_id, 0)
+        if batch.first_id + skip == history.committed.entry_id + 1:
+            # No gap: the suffix merely conflicts. What the batch shares with it is kept.
+            skip = max(skip, history.matching(batch))
+            last_held = batch.position_at(batch.first_id + skip - 1)
+            if not history.holds(last_held):
+                self._diverged(last_held)
+                return
+            self._truncate(last_held)
+            self._append(batch, skip, writer)
+            self.advance(committed)
+        else:
+            self._note_commit()  # storage must know where the old run ends
+            history.jump(batch, skip, committed)
+            accepted = self._newly_accepted(writer)
+            self._noted_id = committed.entry_id
+            self._order(effects.Jump(self.stream_id, batch, skip, committed, accepted))
+            gap = history.gaps()[-1]
+            self.context.outbox.note(f"{self.name}: jumped to {committed}, leaving the gap {gap}")
+            self._changed()
+        self._take_reordered()
+
+    def learn_committed(self, committed: Position) -> None:
+        """Another member's commit point, told without a writer's word: `accepted` stays."""
+        if self.history.holds(committed):
+            self.advance(committed)
+        elif committed.entry_id > self.history.committed.entry_id and not self._learning:
+            self._learning = True
+
+            def on_record(batch: Batch) -> None:
+                self._learning = False
+                self._jump_to(committed, batch, None)
+
+            def on_end() -> None:
+                self._learning = False
+
+            self.fetch_one(committed, on_record, on_end)
+
+    # --- adoption ---------------------------------------------------------------------------------
+
+    def _adopt_then(self, waiting: Waiting) -> None:
+        """Rule 3.2: this member missed a claim; it asks a majority who the writer is."""
+        under_way = self._adopting is not None
+        queue = self._adopting or []
+        size = _size(waiting) + sum(map(_size, queue))
+        if size > REORDER_BYTES_MAX or len(queue) >= ADOPTION_QUEUE_MAX:
+            self._reply_to_put(waiting.sender, waiting.request_id, waiting.put, Code.BUSY)
+            return
+        queue.append(_detached(waiting))
+        self._adopting = queue
+        if under_way:
+            return
+        self.context.calls.ask_majority(
+            self.topology,
+            AskWriter(self.stream_id, self.topology.version),
+            lambda answers: self._adopt(max(answers.values(), key=lambda a: a.promised)),
+            until_ns=self.context.after_ms(ADOPTION_MS),
+            on_end=lambda: self._adopt(None),
+        )
+
+    def _adopt(self, answer: AskWriterReply | None) -> None:
+        """Adopts the highest promise of a majority, then goes on with the puts that waited."""
+        if answer is not None and answer.promised > self.promise.writer:
+            self._set_promise(answer.promised, answer.address, answer.lease_ms)
+        waiting, self._adopting = self._adopting or [], None
+        for each in waiting:
+            if each.put.writer > self.promise.writer:
+                self._reply_to_put(each.sender, each.request_id, each.put, Code.BUSY)
+            else:
+                self.put(*each)
+
+    def _set_promise(self, writer: WriterId, address: str, lease_ms: int) -> None:
+        """Records a newer promise; from now on older writers are refused."""
+        older_lease_ms = self.lease.supersede(self.context.now_ns, lease_ms)
+        self.promise = Promise(writer, address, lease_ms, older_lease_ms)
+        self._order(effects.SetPromise(self.stream_id, self.promise))
+        self.context.outbox.note(f"{self.name}: promised writer {writer}, {address}")
+        self._drop_reordered()
+        self._missing = None
+        self._syncing = None
+        self.last_put_ns = self.context.now_ns
+        self._changed()
+
+    def answer_who(self, sender: Address, request_id: int, ask: AskWriter) -> None:
+        """Whom this member has promised and how far it is, for adoption, status and reads."""
+        code = self.admit_version(ask.version)
+        reply = AskWriterReply(
+            self.stream_id,
+            code,
+            self.topology.version,
+            self.promise.writer,
+            self.promise.address,
+            self.promise.lease_ms,
+            self.lease.remaining_ms(self.context.now_ns),
+            self.accepted,
+            self.history.tail,
+            self.history.committed,
+        )
+        self._answer(sender, request_id, reply)
+
+    # --- claim ------------------------------------------------------------------------------------
+
+    def new_writer(self, sender: Address, request_id: int, message: NewWriter) -> None:
+        """Step 1 of a claim: promises at once, and answers when all older leases have run out."""
+        code = self.admit_version(message.version)
+        if code is Code.OK and message.writer > self.promise.writer:
+            self._set_promise(message.writer, message.address, message.lease_ms)
+        if code is Code.OK and message.writer < self.promise.writer:
+            code = Code.FENCED
+        wait_until_ns = self.lease.older_until_ns
+        if code is Code.OK and wait_until_ns > self.context.now_ns:
+            self.context.timers.set(
+                ("promise", self.stream_id, sender),
+                wait_until_ns,
+                lambda: self.new_writer(sender, request_id, message),
+            )
+            return
+        reply = NewWriterReply(self.stream_id, code, self.topology.version, self.promise.writer)
+        self._answer(sender, request_id, reply)
+
+    def read_tail(self, sender: Address, request_id: int, message: ReadTail) -> None:
+        """Step 2 of a claim: the chains from the commit point to the tail, a page at a time."""
+        history = self.history
+        code = self._admit_writer(message.version, message.writer)
+        if code is Code.OK and self.is_damaged:
+            code = Code.DAMAGED
+        first = max(message.start, history.committed.entry_id)
+        chains = b""
+        if code is Code.OK and first <= history.tail.entry_id:
+            index = first - history.base.entry_id - 1
+            page = history.chains[max(index, 0) : max(index, 0) + TAIL_PAGE_ENTRIES]
+            if index < 0:
+                page.insert(0, history.base.chain)
+            chains = page.tobytes()
+        reply = ReadTailReply(
+            self.stream_id,
+            code,
+            self.topology.version,
+            self.promise.writer,
+            history.committed,
+            self.accepted,
+            history.tail,
+            first,
+            chains,
+        )
+        self._answer(sender, request_id, reply)
+
+    def sync(self, sender: Address, request_id: int, message: Sync) -> None:
+        """Step 4 of a claim: make the chosen history this member's, `accepted` unchanged."""
+        code = self._admit_sync(message)
+        if code is not Code.OK:
+            self._reply_to_sync(sender, request_id, code)
+            return
+        again = self._syncing is not None and self._syncing.sync == message
+        self._syncing = Syncing(sender, request_id, message)
+        if again:
+            return
+        if not message.jump:
+            if message.base.entry_id < self.history.committed.entry_id or not self.history.holds(
+                message.base
+            ):
+                self._end_sync(Code.CONFLICT)
+                return
+            self._truncate(message.base)
+            self._fetch_for_sync()
+        elif message.base.entry_id >= self.history.committed.entry_id and self.history.holds(
+            message.base
+        ):
+            self._truncate(message.base)
+            self.advance(message.base)
+            self._fetch_for_sync()
+        elif message.base.entry_id <= self.history.committed.entry_id:
+            self._end_sync(Code.CONFLICT)
+        else:
+            self.fetch_one(
+                message.base,
+                lambda batch: self._jump_for_sync(message, batch),
+                on_end=lambda: self._end_sync_of(message, Code.CONFLICT),
+            )
+
+    def _admit_sync(self, message: Sync) -> Code:
+        code = self._admit_writer(message.version, message.writer)
+        if code is Code.OK and self.accepted >= message.writer:
+            return Code.NOT_PROMISED  # already stamped: its tail is the writer's now
+        return code
+
+    def _still_syncing(self, message: Sync) -> bool:
+        """Whether that Sync is still wanted, with its checks made again."""
+        if self._syncing is None or self._syncing.sync != message:
+            return False
+        code = self._admit_sync(message)
+        if code is not Code.OK:
+            self._end_sync(code)
+        return code is Code.OK
+
+    def _jump_for_sync(self, message: Sync, batch: Batch) -> None:
+        if self._still_syncing(message):
+            self._jump_to(message.base, batch, None)
+            self._fetch_for_sync()
+
+    def _fetch_for_sync(self) -> None:
+        """Fetches the next records of the chosen history; done when the tail is the wanted one."""
+        syncing = self._syncing
+        if syncing is None:
+            return
+        message, tail = syncing.sync, self.history.tail
+        if tail == message.tail:
+            self.doubtful_id = 0
+            self._end_sync(Code.OK)
+            return
+        if tail.entry_id >= message.tail.entry_id:
+            self._end_sync(Code.CONFLICT)
+            return
+
+        def on_reply(_node: str, reply: Message, batch: Batch | None) -> None:
+            if not self._still_syncing(message):
+                return
+            if (
+                not isinstance(reply, FetchReply)
+                or batch is None
+                or batch.before != self.history.tail
+                or batch.last_id > message.tail.entry_id
+            ):
+                self._end_sync(Code.CONFLICT)
+                return
+            self._append(batch, 0, None)
+            self._fetch_for_sync()
+
+        question = Fetch(
+            self.stream_id,
+            tail.entry_id + 1,
+            message.tail.entry_id + 1,
+            1,
+            tail.chain,
+            FETCH_BYTES_MAX,
+        )
+        self.context.calls.ask(
+            [message.source],
+            question,
+            on_reply,
+            until_ns=self.context.after_ms(FETCH_MS),
+            on_end=lambda: self._end_sync_of(message, Code.CONFLICT),
+        )
+
+    def _end_sync_of(self, message: Sync, code: Code) -> None:
+        if self._syncing is not None and self._syncing.sync == message:
+            self._end_sync(code)
+
+    def _end_sync(self, code: Code) -> None:
+        syncing, self._syncing = self._syncing, None
+        if syncing is not None:
+            self._reply_to_sync(syncing.sender, syncing.request_id, code)
+
+    def _reply_to_sync(self, to: Address, request_id: int, code: Code) -> None:
+        reply = SyncReply(
+            self.stream_id, code, self.topology.version, self.promise.writer, self.history.tail
+        )
+        self._answer(to, request_id, reply)
+
+    def stamp(self, sender: Address, request_id: int, message: Stamp) -> None:
+        """Step 5 of a claim: this member holds the whole chosen history, and nothing behind it."""
+        code = self._admit_writer(message.version, message.writer)
+        if code is Code.OK:
+            if self.accepted < message.writer and self.history.tail == message.tail:
+                self._accept(message.writer)
+            elif self.accepted < message.writer or not self.history.holds(message.tail):
+                code = Code.CONFLICT
+        reply = StampReply(self.stream_id, code, self.topology.version, self.promise.writer)
+        self._answer(sender, request_id, reply)
+
+    def fetch(self, sender: Address, request_id: int, message: Fetch) -> None:
+        """Records for another member: from any run, aside runs too; the asking member checks."""
+        self.context.outbox.order(
+            effects.ReadRecords(
+                self.stream_id,
+                message.start,
+                message.end,
+                min(message.bytes_max, FETCH_BYTES_MAX),
+                message.prev_chain if message.after else None,
+                aside=True,
+                send=Send(sender, request_id, FetchReply(self.stream_id, message.start)),
+            )
+        )
+
+    def release(self, sender: Address, request_id: int, message: Release) -> None:
+        """The writer ended in good order; obeyed only while it is the promised one."""
+        code = self._admit_writer(message.version, message.writer)
+        if code is Code.OK:
+            self.lease.release()
+            if self.accepted == message.writer and self.history.holds(message.committed):
+                self.advance(message.committed)
+            self._changed()
+        reply = ReleaseReply(self.stream_id, code, self.topology.version, self.promise.writer)
+        self._answer(sender, request_id, reply)
+
+
+def _first_id(waiting: Waiting) -> int:
+    return waiting.batch.first_id if waiting.batch is not None else 0
+
+
+def _size(waiting: Waiting) -> int:
+    return waiting.batch.payload.size if waiting.batch is not None else 0
+
+
+def _detached(waiting: Waiting) -> Waiting:
+    if waiting.batch is None:
+        return waiting
+    return waiting._replace(batch=waiting.batch.detach())

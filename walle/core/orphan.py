@@ -1,0 +1,93 @@
+"""Committing what a vanished writer left.
+
+When a stream has had no writer for a lease and a little more, and this member's tail is above its
+commit point, the member claims the stream as `_internal:<node>`, commits and releases at once: so
+readers see everything that was acknowledged. An idle stream is never claimed.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from walle.core.claim import Claim, Claimed
+from walle.limits import LEASE_MS_MIN, NS_PER_MS
+from walle.messages import Put, Release
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from walle.core.context import Context
+    from walle.core.member import Member
+    from walle.messages import Message
+
+INTERNAL_PREFIX = "_internal:"
+CLAIM_MS = 5_000
+TELL_MS = 2_000
+
+
+class Orphan:
+    """Watches one member's uncommitted suffix."""
+
+    def __init__(self, context: Context, member: Member) -> None:
+        self._context = context
+        self._member = member
+        self._key = ("orphan", member.stream_id)
+        self._is_claiming = False
+
+    def watch(self) -> None:
+        """To be called when the suffix or the lease may have changed."""
+        if self._member.history.suffix_count and not self._is_claiming:
+            self._context.timers.set_if_unset(self._key, self._due_ns(), self._check)
+
+    def _due_ns(self) -> int:
+        wait_ms = LEASE_MS_MIN + self._context.jitter_ms(2 * LEASE_MS_MIN)
+        silent_since_ns = max(self._member.lease.until_ns, self._member.last_put_ns)
+        return max(silent_since_ns, self._context.now_ns) + int(wait_ms * NS_PER_MS)
+
+    def _check(self) -> None:
+        """Claims if nobody has renewed a lease since the alarm was set."""
+        member = self._member
+        quiet_until_ns = max(member.lease.until_ns, member.last_put_ns) + LEASE_MS_MIN * NS_PER_MS
+        if not member.history.suffix_count:
+            return
+        if self._context.now_ns < quiet_until_ns:
+            self.watch()
+            return
+        self._is_claiming = True
+        Claim(
+            self._context,
+            stream_id=member.stream_id,
+            topology=lambda: member.topology,
+            above=member.promise.writer,
+            address=f"{INTERNAL_PREFIX}{self._context.node_id}",
+            lease_ms=LEASE_MS_MIN,
+            until_ns=self._context.after_ms(CLAIM_MS),
+            force=False,
+            on_stale=member.on_stale,
+            on_claimed=self._commit,
+            on_failed=lambda _text: self._rest(),
+        ).start()
+
+    def _commit(self, claimed: Claimed) -> None:
+        """Tells the members the commit point, then ends the lease."""
+        stream_id = self._member.stream_id
+        heartbeat = Put(
+            stream_id, claimed.version, claimed.writer, 1, committed=claimed.tail, relay=0
+        )
+        release = Release(
+            stream_id, claimed.version, claimed.writer, committed=claimed.tail, relay=0
+        )
+        self._tell(heartbeat, lambda: self._tell(release, self._rest))
+
+    def _tell(self, message: Message, then: Callable[[], None]) -> None:
+        self._context.calls.ask_majority(
+            self._member.topology,
+            message,
+            lambda _answers: then(),
+            until_ns=self._context.after_ms(TELL_MS),
+            on_end=self._rest,
+        )
+
+    def _rest(self) -> None:
+        self._is_claiming = False
+        self.watch()

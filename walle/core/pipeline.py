@@ -1,0 +1,371 @@
+"""A writer's puts in flight: who acknowledged what, what is committed, until when the lease holds.
+
+The same object serves the client (puts go to every member directly), a node that relays for a thin
+client, and the topology manager. It sends nothing itself: `take` gives what is to be sent.
+
+Every sending of anything has a number of its own, the *transmission*; an acknowledgement proves
+only the transmission it echoes. A majority is counted only from acknowledgements given under one
+and the same stream version. A member that does not keep up is fed from the window, which is
+bounded, and then left to jump and backfill: it never holds up the others.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import deque
+from typing import TYPE_CHECKING, NamedTuple
+
+from walle.core import quorum
+from walle.core.lease import exclusive_until_ns
+from walle.core.timers import NEVER
+from walle.errors import Code, invariant
+from walle.ids import ORIGIN, Position, WriterId
+from walle.limits import MEMBER_BACKLOG_BYTES_MAX, NS_PER_MS, PIPELINE_BYTES_MAX
+from walle.messages import Put, PutReply
+
+if TYPE_CHECKING:
+    from walle.core.topology import StreamTopology
+    from walle.record import Batch
+
+COMMIT_NOTICE_MS = 3
+"""How soon members hear of a commit point when no put carries it."""
+HEARTBEATS_PER_LEASE = 5
+RETRY_MS = 50
+RESEND_MS = 1_000
+RETAINED_BYTES_MAX = MEMBER_BACKLOG_BYTES_MAX
+"""How much that is committed stays in the window for members that have not acknowledged it."""
+SENDINGS_REMEMBERED_PER_LEASE = 64
+
+
+class Outgoing(NamedTuple):
+    """One message to one member, with its entries if any."""
+
+    node: str
+    put: Put
+    batch: Batch | None
+
+
+class Link:
+    """What the writer knows of one member.
+
+    next, acknowledged: numbers in the window of the next batch to send, and of the first batch
+        that is not acknowledged.
+    held_id: the end of the writer's history at the member, as acknowledged.
+    transmission: the newest acknowledged one.
+    told, told_ns: the commit point last sent to the member, and when anything was last sent.
+    retry_ns: when what it refused as busy is sent again; 0: nothing was.
+    """
+
+    def __init__(self, next_batch: int) -> None:
+        self.is_ready = False
+        self.is_fenced = False
+        self.next = next_batch
+        self.acknowledged = next_batch
+        self.unacknowledged_bytes = 0
+        self.held_id = 0
+        self.transmission = 0
+        self.told = ORIGIN
+        self.told_ns = 0
+        self.progress_ns = 0
+        self.retry_ns = 0
+
+    @property
+    def is_open(self) -> bool:
+        """Whether anything may be sent to the member."""
+        return self.is_ready and not self.is_fenced
+
+
+class Pipeline:
+    """One writer's claim at work.
+
+    Args:
+        tail: where the claim found the stream's history to end; all of it is committed.
+    """
+
+    def __init__(
+        self,
+        *,
+        stream_id: int,
+        topology: StreamTopology,
+        writer: WriterId,
+        lease_ms: int,
+        tail: Position,
+    ) -> None:
+        self.stream_id = stream_id
+        self.topology = topology
+        self.writer = writer
+        self.lease_ms = lease_ms
+        self.tail = tail
+        self.committed = tail
+        self.lost: PutReply | None = None
+        self.stale_version = 0
+        self._window: deque[Batch] = deque()
+        self._window_start = 0  # the number of the first batch in the window
+        self._window_bytes = 0
+        self._committed_bytes = 0
+        self._committed_count = 0
+        self._transmission = 0
+        self._sendings: deque[tuple[int, int]] = deque()  # (first transmission, sent ns), sampled
+        self._outgoing: list[Outgoing] = []
+        self._links = {node: Link(0) for node in topology.everyone}
+
+    # --- what the owner asks ----------------------------------------------------------------------
+
+    @property
+    def uncommitted_bytes(self) -> int:
+        return self._window_bytes - self._committed_bytes
+
+    @property
+    def has_room(self) -> bool:
+        """Whether more may be put in flight."""
+        return self.uncommitted_bytes < PIPELINE_BYTES_MAX
+
+    @property
+    def transmission(self) -> int:
+        """The newest transmission's number."""
+        return self._transmission
+
+    @property
+    def acknowledged_transmission(self) -> int:
+        """The newest transmission that a majority has acknowledged, it or a later one."""
+        return quorum.majority_value(
+            self.topology, {node: link.transmission for node, link in self._links.items()}
+        )
+
+    def exclusive_until_ns(self) -> int:
+        """Until when the writer may call itself exclusive, on the clock given as `now_ns`."""
+        transmission = self.acknowledged_transmission
+        index = bisect_right(self._sendings, transmission, key=lambda sending: sending[0])
+        if not index:
+            return 0
+        return exclusive_until_ns(self._sendings[index - 1][1], self.lease_ms)
+
+    def uncommitted(self) -> list[Batch]:
+        """The batches that are in flight, oldest first."""
+        return list(self._window)[self._committed_count :]
+
+    def take(self) -> list[Outgoing]:
+        """What is to be sent now."""
+        outgoing, self._outgoing = self._outgoing, []
+        return outgoing
+
+    # --- what the owner tells ---------------------------------------------------------------------
+
+    def put(self, batch: Batch, now_ns: int) -> None:
+        """Sends the next entries to every member that keeps up."""
+        invariant(batch.before == self.tail, "a put builds on the tail", tail=self.tail)
+        self.tail = batch.last
+        self._window.append(batch)
+        self._window_bytes += batch.payload.size
+        self._new_transmission(now_ns)
+        for node, link in self._links.items():
+            self._feed(node, link, now_ns)
+
+    def heartbeat(self, now_ns: int) -> None:
+        """Renews the lease and tells the commit point, at once."""
+        self._new_transmission(now_ns)
+        for node, link in self._links.items():
+            if link.is_open:
+                self._send(node, link, None, now_ns)
+
+    def connected(self, node: str, now_ns: int) -> None:
+        """The member can be reached, perhaps again: what it has not acknowledged is sent anew."""
+        link = self._links.get(node)
+        if link is not None:
+            link.is_ready = True
+            self._new_transmission(now_ns)
+            self._resend(node, link, now_ns)
+
+    def disconnected(self, node: str) -> None:
+        """The member cannot be reached."""
+        if node in self._links:
+            self._links[node].is_ready = False
+
+    def paused(self, node: str, *, is_paused: bool, now_ns: int) -> None:
+        """The way to the member is full, or is free again."""
+        link = self._links.get(node)
+        if link is not None:
+            link.is_ready = not is_paused
+            self._feed(node, link, now_ns)
+
+    def adopt(self, topology: StreamTopology, now_ns: int) -> None:
+        """A newer version: what was acknowledged under the older one is asked for again."""
+        if topology.version <= self.topology.version:
+            return
+        self.topology = topology
+        self.stale_version = 0
+        ready = {node for node, link in self._links.items() if link.is_ready}
+        self._links = {node: Link(self._window_start) for node in topology.everyone}
+        for node in topology.everyone:
+            if node in ready:
+                self.connected(node, now_ns)
+
+    def receive(self, node: str, reply: PutReply, now_ns: int) -> None:
+        """A member's answer."""
+        link = self._links.get(node)
+        if link is None or reply.stream_id != self.stream_id:
+            return
+        if reply.code == Code.FENCED:
+            self._on_fenced(link, reply)
+        elif reply.code in (Code.STALE_VERSION, Code.NOT_A_MEMBER):
+            if reply.version > self.topology.version:
+                self.stale_version = max(self.stale_version, reply.version)
+        elif reply.version != self.topology.version:
+            return
+        elif reply.code == Code.OK:
+            self._on_acknowledged(node, link, reply, now_ns)
+        else:
+            link.retry_ns = link.retry_ns or now_ns + RETRY_MS * NS_PER_MS
+
+    def tick(self, now_ns: int) -> None:
+        """Sends the heartbeats and repetitions that are due."""
+        resend = [each for each in self._links.items() if now_ns >= self._resend_due_ns(each[1])]
+        beat = [each for each in self._links.items() if now_ns >= self._heartbeat_due_ns(each[1])]
+        if resend or beat:
+            self._new_transmission(now_ns)
+        for node, link in beat:
+            self._send(node, link, None, now_ns)
+        for node, link in resend:
+            self._resend(node, link, now_ns)
+
+    def next_ns(self) -> int:
+        """When `tick` has something to do."""
+        return min(
+            min(self._heartbeat_due_ns(link), self._resend_due_ns(link))
+            for link in self._links.values()
+        )
+
+    # --- sending ----------------------------------------------------------------------------------
+
+    def _heartbeat_due_ns(self, link: Link) -> int:
+        if not link.is_open:
+            return NEVER
+        due_ns = link.told_ns + self.lease_ms * NS_PER_MS // HEARTBEATS_PER_LEASE
+        if self.committed != link.told:
+            due_ns = min(due_ns, link.told_ns + COMMIT_NOTICE_MS * NS_PER_MS)
+        return due_ns
+
+    def _resend_due_ns(self, link: Link) -> int:
+        if not link.is_open:
+            return NEVER
+        silent_ns = link.progress_ns + RESEND_MS * NS_PER_MS if link.unacknowledged_bytes else NEVER
+        return min(silent_ns, link.retry_ns or NEVER)
+
+    def _new_transmission(self, now_ns: int) -> None:
+        """Numbers the sending that follows. Its time is remembered, in steps of a part of a lease:
+        a later one counts as sent at the step's begin, which only makes the lease shorter."""
+        self._transmission += 1
+        step_ns = self.lease_ms * NS_PER_MS // SENDINGS_REMEMBERED_PER_LEASE
+        if not self._sendings or now_ns - self._sendings[-1][1] >= step_ns:
+            self._sendings.append((self._transmission, now_ns))
+            if len(self._sendings) > 2 * SENDINGS_REMEMBERED_PER_LEASE:
+                self._sendings.popleft()
+
+    def _send(self, node: str, link: Link, batch: Batch | None, now_ns: int) -> None:
+        link.told, link.told_ns = self.committed, now_ns
+        put = Put(
+            self.stream_id,
+            self.topology.version,
+            self.writer,
+            self._transmission,
+            self.committed,
+            relay=0,
+        )
+        self._outgoing.append(Outgoing(node, put, batch))
+
+    def _feed(self, node: str, link: Link, now_ns: int) -> None:
+        """Sends the member what of the window it has not been sent, up to its bound."""
+        if not link.is_open:
+            return
+        link.next = max(link.next, self._window_start)
+        end = self._window_start + len(self._window)
+        while link.next < end and link.unacknowledged_bytes < MEMBER_BACKLOG_BYTES_MAX:
+            batch = self._window[link.next - self._window_start]
+            if not link.unacknowledged_bytes:
+                link.progress_ns = now_ns
+            link.unacknowledged_bytes += batch.payload.size
+            link.next += 1
+            self._send(node, link, batch, now_ns)
+
+    def _resend(self, node: str, link: Link, now_ns: int) -> None:
+        """Sends again what the member has not acknowledged, after a heartbeat."""
+        if not link.is_open:
+            return
+        link.next = link.acknowledged = max(link.acknowledged, self._window_start)
+        link.unacknowledged_bytes = 0
+        link.progress_ns = now_ns
+        link.retry_ns = 0
+        self._send(node, link, None, now_ns)
+        self._feed(node, link, now_ns)
+
+    # --- answers ----------------------------------------------------------------------------------
+
+    def _on_fenced(self, link: Link, reply: PutReply) -> None:
+        """A newer writer is promised there. Lost is the stream once no majority is left: a claim
+        that died after one promise must not end this writer."""
+        link.is_fenced = True
+        fenced = [node for node, link in self._links.items() if link.is_fenced]
+        if not quorum.can_be_majority(self.topology, fenced):
+            self.lost = reply
+
+    def _on_acknowledged(self, node: str, link: Link, reply: PutReply, now_ns: int) -> None:
+        link.transmission = max(link.transmission, reply.transmission)
+        held_id = self._confirmed_id(reply.held)
+        if held_id > link.held_id:
+            link.held_id = held_id
+            link.progress_ns = now_ns
+            link.acknowledged = max(link.acknowledged, self._window_start)
+            end = self._window_start + len(self._window)
+            while link.acknowledged < end:
+                batch = self._window[link.acknowledged - self._window_start]
+                if batch.last_id > link.held_id:
+                    break
+                if link.acknowledged < link.next:
+                    link.unacknowledged_bytes -= batch.payload.size
+                link.acknowledged += 1
+            link.next = max(link.next, link.acknowledged)
+            self._advance()
+        self._feed(node, link, now_ns)
+
+    def _confirmed_id(self, held: Position) -> int:
+        """How far `held` shows the member to hold this writer's history; 0 if it contradicts it.
+
+        A member may be ahead of this pipeline: the thin client's puts may have come another way.
+        """
+        if held.entry_id <= self.committed.entry_id or held.entry_id > self.tail.entry_id:
+            return min(held.entry_id, self.tail.entry_id)
+        for batch in self.uncommitted():
+            if batch.first_id <= held.entry_id <= batch.last_id:
+                return held.entry_id if batch.chain_at(held.entry_id) == held.chain else 0
+        return 0
+
+    def _advance(self) -> None:
+        """Moves the commit point to what a majority holds, and the window behind it."""
+        held = {node: link.held_id for node, link in self._links.items()}
+        committed_id = min(quorum.majority_value(self.topology, held), self.tail.entry_id)
+        if committed_id <= self.committed.entry_id:
+            return
+        for batch in self.uncommitted():
+            if batch.first_id > committed_id:
+                break
+            last_id = min(batch.last_id, committed_id)
+            self.committed = batch.position_at(last_id)
+            if last_id == batch.last_id:
+                self._committed_count += 1
+                self._committed_bytes += batch.payload.size
+        self._trim_window()
+
+    def _trim_window(self) -> None:
+        """Drops what is committed and acknowledged by all that keep up, or is too much to keep."""
+        kept_from = min(
+            (link.acknowledged for link in self._links.values() if link.is_ready),
+            default=1 << 62,
+        )
+        while self._committed_count and (
+            self._window_start < kept_from or self._committed_bytes > RETAINED_BYTES_MAX
+        ):
+            size = self._window.popleft().payload.size
+            self._window_start += 1
+            self._window_bytes -= size
+            self._committed_bytes -= size
+            self._committed_count -= 1

@@ -1,0 +1,36 @@
+"""A stream's topology: who its members are, under which version.
+
+docs/protocol.md, "Membership". While a change of members is under way the topology is *joint*:
+every decision then needs a majority of the old members and a majority of the new.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from walle.ids import Position
+from walle.messages import U64
+
+
+class StreamTopology(NamedTuple):
+    """version: the label of every request about the stream.
+    members: node ids; the new ones while joint.
+    old_members: node ids while joint, else empty.
+    first_entry_id, first_prev_chain: the first entry not trimmed, and the chain before it.
+    """
+
+    version: U64
+    members: tuple[str, ...]
+    old_members: tuple[str, ...] = ()
+    first_entry_id: U64 = 1
+    first_prev_chain: U64 = 0
+
+    @property
+    def everyone(self) -> tuple[str, ...]:
+        """Old and new members, each once, in a fixed order."""
+        return tuple(dict.fromkeys(self.members + self.old_members))
+
+    @property
+    def origin(self) -> Position:
+        """The position before the first entry."""
+        return Position(self.first_entry_id - 1, self.first_prev_chain)
