@@ -1,0 +1,237 @@
+"""Real clusters for tests: real supervisors with their processes, on free loopback ports.
+
+    with DevNodes(tmp_path) as nodes:          # n1, n2, n3 by `walle dev`, ready
+        nodes.kill("n2")                       # the whole node, with SIGKILL
+        nodes.start("n2")
+
+Whatever a test does, its processes end with it, by pid; a process that is left behind fails it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING, Any, Self
+
+import psutil
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+READY_S = 30.0
+STOP_S = 15.0
+ROLES = ("network", "consensus", "storage")
+
+
+def free_ports(count: int) -> int:
+    """The first of `count` consecutive loopback ports that nobody listens on.
+
+    Tests that run at the same time begin to look at different places.
+    """
+    first = 20_000 + os.getpid() * 37 % 20_000
+    for port in range(first, 60_000, count):
+        sockets = [socket.socket() for _ in range(count)]
+        try:
+            for index, each in enumerate(sockets):
+                each.bind(("127.0.0.1", port + index))
+        except OSError:
+            continue
+        else:
+            return port
+        finally:
+            for each in sockets:
+                each.close()
+    raise RuntimeError("no free ports")
+
+
+def wait_until(condition: Any, what: str, timeout_s: float = 30.0) -> Any:
+    """Looks again and again until `condition()` is true; returns what it returned."""
+    until_s = time.monotonic() + timeout_s
+    while time.monotonic() < until_s:
+        found = condition()
+        if found:
+            return found
+        time.sleep(0.02)
+    raise AssertionError(f"not in {timeout_s} s: {what}")
+
+
+class DevNodes:
+    """A cluster run by `walle dev`; each node may be run by a `walle dev --only` of its own.
+
+    apart: whether each node gets a `walle dev --only` of its own from the start.
+    """
+
+    def __init__(self, directory: Path, count: int = 3, *, apart: bool = False) -> None:
+        self.directory = directory / "nodes"
+        self.port = free_ports(count)
+        self.names = [f"n{index + 1}" for index in range(count)]
+        self._apart = apart
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self._seen: set[int] = set()
+
+    @property
+    def addresses(self) -> list[str]:
+        return [f"127.0.0.1:{self.port + index}" for index in range(len(self.names))]
+
+    @property
+    def connect(self) -> str:
+        return ",".join(self.addresses)
+
+    def __enter__(self) -> Self:
+        try:
+            if self._apart:
+                waiting = [self._launch("--only", name.removeprefix("n")) for name in self.names]
+                for process in waiting:
+                    self._wait_ready(process)
+            else:
+                self._wait_ready(self._launch())
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, error_type: type[BaseException] | None, *_: object) -> None:
+        if error_type is not None:
+            print(self.logs())  # noqa: T201 - shown with the failure
+        self.stop()
+
+    def _launch(self, *options: str) -> subprocess.Popen[bytes]:
+        process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "walle", "dev", "--nodes", str(len(self.names))),
+                *("--data", str(self.directory), "--port", str(self.port), *options),
+            ],
+            stdout=subprocess.PIPE,
+        )
+        self._processes.append(process)
+        return process
+
+    def _wait_ready(self, process: subprocess.Popen[bytes]) -> None:
+        assert process.stdout is not None
+        readable, _, _ = select.select([process.stdout], [], [], READY_S)
+        line = process.stdout.readline() if readable else b""
+        assert line.startswith(b"ready"), f"the cluster is not ready: {line!r}\n{self.logs()}"
+        self._seen.update(pid for name in self.names for pid in self.tree(name))
+
+    def logs(self) -> str:
+        """All nodes' logs."""
+        texts = [f"--- {path.name}\n{path.read_text()}" for path in self.directory.glob("*.log")]
+        return "\n".join(texts)
+
+    # --- looking ----------------------------------------------------------------------------------
+
+    def run(self, *arguments: str, data: bytes | None = None) -> subprocess.CompletedProcess[bytes]:
+        """Runs a command that finds this cluster; returns its status and what it printed."""
+        return subprocess.run(
+            [sys.executable, "-m", "walle", *arguments],
+            env={**os.environ, "WALLE_CONNECT": self.connect},
+            input=data,
+            capture_output=True,
+            timeout=120,
+            check=False,
+        )
+
+    def cli(self, *arguments: str, data: bytes | None = None) -> bytes:
+        """Runs a command that must succeed; returns what it printed."""
+        done = self.run(*arguments, data=data)
+        assert done.returncode == 0, done.stderr.decode()
+        return done.stdout
+
+    def status(self) -> Any:
+        """What `walle status --json` prints."""
+        return json.loads(self.cli("status", "--json"))
+
+    def node_status(self, name: str) -> Any:
+        """The node's part of the status."""
+        return next(each for each in self.status()["nodes"] if each["id"] == name)
+
+    def supervisor(self, name: str) -> int | None:
+        """The pid of the node's supervisor, found by its title; None if there is none."""
+        for process in self._descendants():
+            title = _title(process)
+            if title == f"walle {name} supervisor":
+                return process.pid
+        return None
+
+    def tree(self, name: str) -> list[int]:
+        """The pids of the node's processes: the supervisor first, then its children."""
+        pid = self.supervisor(name)
+        if pid is None:
+            return []
+        return [pid, *(child.pid for child in psutil.Process(pid).children())]
+
+    def child(self, name: str, role: str) -> int:
+        """The pid of one of the node's processes."""
+        for pid in self.tree(name):
+            if _title(psutil.Process(pid)) == f"walle {name} {role}":
+                return pid
+        raise AssertionError(f"{name} has no {role} process")
+
+    def _descendants(self) -> list[psutil.Process]:
+        found: list[psutil.Process] = []
+        for process in self._processes:
+            if process.poll() is None:
+                found += psutil.Process(process.pid).children(recursive=True)
+        return found
+
+    # --- doing ------------------------------------------------------------------------------------
+
+    def kill(self, *names: str) -> None:
+        """Kills whole nodes with SIGKILL, all at the same moment as far as that goes."""
+        pids = [pid for name in names for pid in self.tree(name)]
+        self._seen.update(pids)
+        self.signal(pids, signal.SIGKILL)
+        wait_until(lambda: not any(map(is_alive, pids)), f"{names} are gone", 5.0)
+
+    def signal(self, pids: Iterable[int], number: signal.Signals) -> None:
+        """Sends a signal to processes of this cluster."""
+        for pid in pids:
+            os.kill(pid, number)
+
+    def start(self, *names: str) -> None:
+        """Starts nodes that were killed, each by a `walle dev --only`; waits until ready."""
+        launched = [self._launch("--only", name.removeprefix("n")) for name in names]
+        for process in launched:
+            self._wait_ready(process)
+
+    def stop(self) -> None:
+        """Stops everything in good order; nothing may be left behind."""
+        self._seen.update(process.pid for process in self._descendants())
+        for process in self._processes:
+            if process.poll() is None:
+                process.terminate()
+        for process in self._processes:
+            try:
+                process.wait(STOP_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            if process.stdout is not None:
+                process.stdout.close()
+        left = [pid for pid in self._seen if is_alive(pid)]
+        for pid in left:
+            os.kill(pid, signal.SIGKILL)
+        self._processes.clear()
+        assert not left, f"processes were left behind: {left}"
+
+
+def _title(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline()).strip()
+    except psutil.Error:
+        return ""
+
+
+def is_alive(pid: int) -> bool:
+    """Whether the process runs; one that has ended and waits to be reaped does not."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

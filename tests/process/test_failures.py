@@ -1,0 +1,212 @@
+"""Processes that die or freeze: the cluster goes on, the node comes back right, nothing is left."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import signal
+import time
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+import walle
+from tests.clusters import ROLES, DevNodes, is_alive, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
+
+STREAM = "/failures"
+LEASE_MS = 1_000
+PAUSE_S_MAX = 1.0
+
+pytestmark = pytest.mark.slow
+
+
+class Load:
+    """A writer that puts numbered entries all the while, and what came of them."""
+
+    def __init__(self, writer: walle.Writer) -> None:
+        self._writer = writer
+        self.acknowledged: dict[int, bytes] = {}
+        self.longest_pause_s = 0.0
+
+    async def run(self) -> None:
+        """Puts for ever. A put that fails ends it."""
+        last_s = time.monotonic()
+        count = 0
+        while True:
+            data = b"entry %d" % count
+            position = await self._writer.put(data)
+            now_s = time.monotonic()
+            self.longest_pause_s = max(self.longest_pause_s, now_s - last_s)
+            last_s = now_s
+            self.acknowledged[position.entry_id] = data
+            count += 1
+            await asyncio.sleep(0.001)
+
+
+@asynccontextmanager
+async def loaded(nodes: DevNodes) -> AsyncIterator[Load]:
+    """A load on the stream for the length of the block; checks that no put failed."""
+    async with (
+        walle.connect(nodes.addresses) as client,
+        client.claim(STREAM, address="load", lease_ms=LEASE_MS) as writer,
+    ):
+        load = Load(writer)
+        task = asyncio.create_task(load.run())
+        await asyncio.sleep(0.2)
+        try:
+            yield load
+            await asyncio.sleep(0.2)
+            if task.done():
+                task.result()
+        finally:
+            task.cancel()
+
+
+def run_under_load(nodes: DevNodes, disturb: Callable[[], None]) -> Load:
+    """Disturbs the cluster while it is being written to."""
+
+    async def run() -> Load:
+        async with loaded(nodes) as load:
+            await asyncio.to_thread(disturb)
+        return load
+
+    return asyncio.run(run())
+
+
+def check_history(nodes: DevNodes, load: Load) -> None:
+    """Every acknowledged entry is there, in its place, at every member once its gaps are closed."""
+
+    def whole() -> bool:
+        stream = next(each for each in nodes.status()["streams"] if each["name"] == STREAM)
+        return all(
+            member["gaps"] == [] and member["committed_id"] == stream["committed_id"]
+            for member in stream["members"]
+        )
+
+    async def read(node: str) -> dict[int, bytes]:
+        async with walle.connect(nodes.addresses) as client:
+            return {entry.entry_id: entry.data async for entry in client.read(STREAM, node=node)}
+
+    wait_until(whole, "all members are whole")
+    histories = [asyncio.run(read(name)) for name in nodes.names]
+    assert all(history == histories[0] for history in histories), "the members differ"
+    for entry_id, data in load.acknowledged.items():
+        assert histories[0].get(entry_id) == data, f"entry {entry_id} was acknowledged and is lost"
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_killed_child_takes_its_node_down_and_the_node_comes_back(
+    tmp_path: Path, role: str
+) -> None:
+    with DevNodes(tmp_path) as nodes:
+        nodes.cli("stream", "create", STREAM)
+        before = nodes.tree("n2")
+
+        def kill() -> None:
+            nodes.signal([nodes.child("n2", role)], signal.SIGKILL)
+            wait_until(
+                lambda: len(nodes.tree("n2")) == 4 and not set(nodes.tree("n2")[1:]) & set(before),
+                "the supervisor has forked three new processes",
+            )
+            wait_until(lambda: nodes.node_status("n2")["up"], "n2 answers")
+
+        load = run_under_load(nodes, kill)
+        assert load.longest_pause_s < PAUSE_S_MAX
+        assert nodes.tree("n2")[0] == before[0], "the supervisor itself went on"
+        assert not [pid for pid in before[1:] if is_alive(pid)]
+        check_history(nodes, load)
+
+
+def test_when_a_supervisor_is_killed_its_children_end_and_the_lock_is_free(tmp_path: Path) -> None:
+    with DevNodes(tmp_path) as nodes:
+        nodes.cli("stream", "create", STREAM)
+        pids = nodes.tree("n2")
+
+        def kill() -> None:
+            nodes.signal(pids[:1], signal.SIGKILL)
+            wait_until(lambda: not any(map(is_alive, pids[1:])), "its children are gone", 1.0)
+            with (nodes.directory / "n2" / "lock").open() as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            status = nodes.status()
+            assert [node["up"] for node in status["nodes"]] == [True, False, True]
+            nodes.start("n2")
+
+        load = run_under_load(nodes, kill)
+        assert load.longest_pause_s < PAUSE_S_MAX
+        check_history(nodes, load)
+
+
+def test_a_node_that_is_frozen_for_two_leases_does_not_stop_the_writer(tmp_path: Path) -> None:
+    with DevNodes(tmp_path) as nodes:
+        nodes.cli("stream", "create", STREAM)
+        pids = nodes.tree("n2")
+
+        def freeze() -> None:
+            nodes.signal(pids, signal.SIGSTOP)
+            time.sleep(2 * LEASE_MS / 1000)
+            nodes.signal(pids, signal.SIGCONT)
+
+        load = run_under_load(nodes, freeze)
+        assert load.longest_pause_s < PAUSE_S_MAX
+        assert nodes.tree("n2") == pids, "it went on as it was"
+        check_history(nodes, load)
+
+
+def test_each_node_killed_in_turn_comes_back_whole(tmp_path: Path) -> None:
+    with DevNodes(tmp_path) as nodes:
+        nodes.cli("stream", "create", STREAM)
+
+        def kill_each() -> None:
+            for name in nodes.names:
+                nodes.kill(name)
+                time.sleep(0.3)
+                nodes.start(name)
+
+        load = run_under_load(nodes, kill_each)
+        assert load.longest_pause_s < PAUSE_S_MAX
+        check_history(nodes, load)
+
+
+def test_a_cluster_stopped_in_good_order_leaves_nothing_and_starts_again(tmp_path: Path) -> None:
+    with DevNodes(tmp_path) as nodes:
+        nodes.cli("stream", "create", STREAM)
+        nodes.cli("put", STREAM, data=b"one\ntwo\n")
+        pids = [pid for name in nodes.names for pid in nodes.tree(name)]
+        nodes.stop()
+        assert not [pid for pid in pids if is_alive(pid)]
+        assert "CRITICAL" not in nodes.logs()
+        with nodes:
+            assert nodes.cli("read", STREAM, "--raw") == b"one\ntwo\n"
+
+
+def test_a_second_node_on_the_same_directory_is_refused(tmp_path: Path) -> None:
+    with DevNodes(tmp_path, count=1) as nodes:
+        done = nodes.run("node", "--config", str(nodes.directory / "n1.yaml"))
+        assert done.returncode == 78
+        assert "in use by another process" in done.stderr.decode()
+        assert nodes.node_status("n1")["up"]
+
+
+def test_a_directory_of_another_node_is_refused(tmp_path: Path) -> None:
+    with DevNodes(tmp_path) as nodes:
+        nodes.stop()
+        (nodes.directory / "n1").rename(nodes.directory / "kept")
+        (nodes.directory / "n2").rename(nodes.directory / "n1")
+        done = nodes.run("node", "--config", str(nodes.directory / "n1.yaml"))
+        assert done.returncode == 78
+        assert "belongs to node n2, not to n1" in done.stderr.decode()
+
+
+def test_a_wiped_node_is_refused_under_its_old_name(tmp_path: Path) -> None:
+    with DevNodes(tmp_path) as nodes:
+        nodes.kill("n2")
+        (nodes.directory / "n2").rename(nodes.directory / "kept")
+        done = nodes.run("node", "--config", str(nodes.directory / "n2.yaml"))
+        assert done.returncode == 78
+        assert "another identity" in done.stderr.decode()
+        assert list((nodes.directory / "n2").iterdir())

@@ -1,0 +1,140 @@
+"""The network process's side of the arena: where received bytes go, and when a place is free again.
+
+The arena is divided into chunks as large as the largest frame. All sessions receive at one cursor,
+which moves through a chunk and then through the next free one. A chunk is free again when no frame
+in it is held any more. An unfinished frame holds nothing: when its chunk is left behind it is saved
+outside of the arena, so half a frame and silence cannot use the arena up.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from walle.errors import invariant
+from walle.limits import ARENA_CHUNK_BYTES
+from walle.process.mail import Place
+
+RECEIVE_BYTES_MIN = 64 * 1024
+RECEIVE_BYTES_MAX = 512 * 1024
+CHUNKS_FREE_MIN = 2
+"""With fewer free chunks the network stops reading until what is under way has been written."""
+
+
+class Arena:
+    """The cursor, and how many frames are held in each chunk.
+
+    saved_bytes: of all unfinished frames that were saved; whoever reads sockets bounds it.
+    """
+
+    def __init__(self, memory: memoryview) -> None:
+        self.memory = memory
+        self.cursor = 0
+        self.saved_bytes = 0
+        self._chunk = 0
+        self._held = [0] * (len(memory) // ARENA_CHUNK_BYTES)
+        self._free = deque(range(1, len(self._held)))
+        self._unfinished: set[Inbox] = set()
+
+    @property
+    def is_short(self) -> bool:
+        """Whether reading from sockets must pause."""
+        return len(self._free) < CHUNKS_FREE_MIN
+
+    @property
+    def chunk_end(self) -> int:
+        return (self._chunk + 1) * ARENA_CHUNK_BYTES
+
+    def hold(self, place: Place) -> None:
+        """A frame's records lie there; another process reads them."""
+        self._held[place.offset // ARENA_CHUNK_BYTES] += 1
+
+    def release(self, place: Place) -> None:
+        """That process is done with them."""
+        chunk = place.offset // ARENA_CHUNK_BYTES
+        self._held[chunk] -= 1
+        invariant(self._held[chunk] >= 0, "a place is given back once", place=place)
+        if not self._held[chunk] and chunk != self._chunk:
+            self._free.append(chunk)
+
+    def next_chunk(self) -> None:
+        """Moves the cursor to a free chunk; unfinished frames are saved from the old one."""
+        for inbox in list(self._unfinished):
+            inbox.save()
+        if not self._held[self._chunk]:
+            self._free.append(self._chunk)
+        invariant(self._free, "reading pauses before the arena is full")
+        self._chunk = self._free.popleft()
+        self.cursor = self._chunk * ARENA_CHUNK_BYTES
+
+    def note_unfinished(self, inbox: Inbox, *, is_unfinished: bool) -> None:
+        """Whether that session's unfinished frame lies in the current chunk."""
+        if is_unfinished:
+            self._unfinished.add(inbox)
+        else:
+            self._unfinished.discard(inbox)
+
+
+class Inbox:
+    """What one session has received and not yet handled: whole frames, then an unfinished one."""
+
+    def __init__(self, arena: Arena) -> None:
+        self._arena = arena
+        self._start = 0
+        self._end = 0
+        self._saved = b""
+
+    @property
+    def size(self) -> int:
+        """Bytes of the unfinished frame that have come."""
+        return self._end - self._start or len(self._saved)
+
+    def room(self, wanted: int) -> memoryview:
+        """Room to receive into, directly behind what has come.
+
+        wanted: the size of the frame that is coming, as far as it is known.
+        """
+        arena, have = self._arena, self.size
+        needed = max(wanted, have + RECEIVE_BYTES_MIN)
+        in_place = self._start < self._end == arena.cursor
+        if arena.chunk_end - (self._start if in_place else arena.cursor) < needed:
+            arena.next_chunk()  # what has come is saved by that
+            in_place = False
+        if not in_place:
+            self._move_to_cursor()
+        return arena.memory[arena.cursor : min(arena.chunk_end, arena.cursor + RECEIVE_BYTES_MAX)]
+
+    def received(self, count: int) -> memoryview:
+        """So many bytes have come into the room; returns all that is not handled yet."""
+        self._arena.cursor += count
+        self._end = self._arena.cursor
+        return self._arena.memory[self._start : self._end]
+
+    def place(self, start: int, size: int) -> Place:
+        """The place in the arena of what lies at `start` of what `received` returned."""
+        return Place(self._start + start, size)
+
+    def handled(self, count: int) -> None:
+        """The first `count` bytes are handled; the rest is an unfinished frame."""
+        self._start += count
+        self._arena.note_unfinished(self, is_unfinished=self._start < self._end)
+
+    def save(self) -> None:
+        """Copies the unfinished frame out of the arena."""
+        self._saved = bytes(self._arena.memory[self._start : self._end])
+        self._start = self._end = 0
+        self._arena.saved_bytes += len(self._saved)
+        self._arena.note_unfinished(self, is_unfinished=False)
+
+    def drop(self) -> None:
+        """The session has ended."""
+        self._arena.saved_bytes -= len(self._saved)
+        self._arena.note_unfinished(self, is_unfinished=False)
+        self._saved = b""
+
+    def _move_to_cursor(self) -> None:
+        arena = self._arena
+        data = self._saved or bytes(arena.memory[self._start : self._end])
+        self.drop()
+        self._start = arena.cursor
+        self._end = arena.cursor = self._start + len(data)
+        arena.memory[self._start : self._end] = data

@@ -1,0 +1,131 @@
+"""What each of a node's three processes does after the fork, and how it ends.
+
+A process ends with an exit status that says what its supervisor can do about it (sysexits.h):
+
+    0   it was asked to stop, and has stopped in good order
+    65  EX_DATAERR   stored bytes cannot be trusted: starting again does not help
+    70  EX_SOFTWARE  a broken invariant or another bug: start the node afresh from disk
+    74  EX_IOERR     a write or a sync failed: start afresh; what was not synced is read again
+    78  EX_CONFIG    a setting is wrong: starting again does not help
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import resource
+import signal
+import sys
+from typing import TYPE_CHECKING
+
+import setproctitle
+
+from walle.errors import ConfigError, CorruptionError
+from walle.native import set_parent_death_signal
+from walle.process.consensus import Consensus
+from walle.process.loop import Loop
+from walle.process.network import Network
+from walle.process.storage import Storage
+from walle.ring.region import PID_CONSENSUS, PID_NETWORK, PID_STORAGE
+from walle.storage.store import Store
+from walle.storage.vfs import RealFiles
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+
+    from walle.config import NodeConfig
+    from walle.ring.region import Region
+
+EX_DATAERR = 65
+EX_SOFTWARE = 70
+EX_IOERR = 74
+EX_CONFIG = 78
+
+HOPELESS = frozenset({EX_DATAERR, EX_CONFIG})
+"""The statuses after which starting again does not help."""
+
+log = logging.getLogger("walle")
+
+
+def fork_child(node: str, role: str, work: Callable[[], None]) -> int:
+    """Forks a process that does `work` and ends; returns its id.
+
+    It dies with its parent. Signals are as after a start of the interpreter, but for SIGINT, which
+    is the supervisor's to handle.
+    """
+    parent = os.getpid()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    pid = os.fork()
+    if pid:
+        return pid
+    status = EX_SOFTWARE
+    try:
+        set_parent_death_signal(signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(0)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        setproctitle.setproctitle(f"walle {node} {role}")
+        _, files_max = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (files_max, files_max))
+        status = _run(work)
+    finally:
+        logging.shutdown()
+        os._exit(status)
+
+
+def _run(work: Callable[[], None]) -> int:
+    try:
+        work()
+    except ConfigError as error:
+        log.critical("%s", error)
+        return EX_CONFIG
+    except CorruptionError as error:
+        log.critical("%s", error)
+        return EX_DATAERR
+    except OSError:
+        log.critical("an operation of the system failed: the node stops", exc_info=True)
+        return EX_IOERR
+    except BaseException:
+        log.critical("the node stops", exc_info=True)
+        return EX_SOFTWARE
+    return 0
+
+
+def run_network(region: Region, listener: socket.socket) -> None:
+    """The network process."""
+    region.counters[PID_NETWORK] = os.getpid()
+
+    async def serve() -> None:
+        stop = asyncio.Event()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+        await Network(region).run(listener, stop)
+
+    asyncio.run(serve())
+
+
+def run_consensus(region: Region, config: NodeConfig, identity: bytes) -> None:
+    """The consensus process."""
+    region.counters[PID_CONSENSUS] = os.getpid()
+    loop = Loop(region.consensus_bell)
+    consensus = Consensus(loop, region, config, identity)
+    consensus.start()
+    loop.run(consensus)
+    consensus.stop()
+
+
+def run_storage(region: Region, config: NodeConfig) -> None:
+    """The storage process."""
+    region.counters[PID_STORAGE] = os.getpid()
+    loop = Loop(region.storage_bell)
+    store = Store(config.data, RealFiles())
+    for finding in store.findings:
+        log.warning("%s", finding)
+    storage = Storage(loop, region, store)
+    loop.run(storage)
+    while storage.do_work():
+        pass
+    store.close()

@@ -1,0 +1,291 @@
+"""The consensus process: runs the node's core between the rings.
+
+Frames come in and are decoded; the core's effects go out, encoded. Payload bytes are not copied:
+what lies in the arena is handed on by its place, to whoever reads it first; a second reader gets a
+copy in its ring.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import time
+from typing import TYPE_CHECKING, Any
+
+from walle import frame, record
+from walle.core import effects
+from walle.core.context import Context
+from walle.core.node import Node
+from walle.errors import Code, ConfigError, RemoteProtocolError
+from walle.messages import Failure, Hello, Welcome
+from walle.process import mail, orders
+from walle.process.loop import now_ns
+from walle.process.mail import NOWHERE, ArenaPayload, Destination, RingPayload
+from walle.ring.region import PID_CONSENSUS, PID_NETWORK, PID_STORAGE, SYNCED
+
+if TYPE_CHECKING:
+    from walle.config import NodeConfig
+    from walle.core.effects import Send
+    from walle.core.member import State
+    from walle.core.node import Recovered
+    from walle.process.loop import Loop
+    from walle.process.mail import Arrived, Mail
+    from walle.record import Batch
+    from walle.ring.region import Region
+
+log = logging.getLogger("walle.consensus")
+
+STOP_MS_MAX = 1_000
+
+
+class Consensus:
+    """Drives a `Node`."""
+
+    def __init__(self, loop: Loop, region: Region, config: NodeConfig, identity: bytes) -> None:
+        self._loop = loop
+        self._region = region
+        self._config = config
+        self._sequence = 0
+        self._open_sessions: set[int] = set()
+        self._peer_numbers: dict[str, int] = {}
+        self._peer_names: dict[int, str] = {}
+        self._told_peers: mail.Peers | None = None
+        self._arrived: dict[int, ArenaPayload] = {}  # by offset: who has each place last
+        context = Context(config.node, random.Random())
+        self._context = context
+        self._set_time()
+        self.node = Node(
+            context,
+            identity=identity,
+            address=config.address,
+            initial_cluster=config.initial_cluster,
+            recovered=self._wait_for_recovery(),
+            describe_process=self._describe_process,
+        )
+
+    def start(self) -> None:
+        """Lets the node take up its work."""
+        self._set_time()
+        self.node.start()
+        self._flush()
+
+    def stop(self) -> None:
+        """Releases what this node holds as a writer, waiting a little for a majority."""
+        self._set_time()
+        self.node.stop()
+        self._flush()
+        until_ns = self._context.after_ms(STOP_MS_MAX)
+        while self.node.is_releasing and now_ns() < until_ns:
+            if not self.do_work() and self.may_sleep():
+                self._loop.sleep(min(10.0, (until_ns - now_ns()) / 1e6))
+
+    def _set_time(self) -> None:
+        self._context.now_ns = now_ns()
+        self._context.wall_us = time.time_ns() // 1000
+        self._context.outbox.synced = self._region.counters[SYNCED]
+
+    def _wait_for_recovery(self) -> Recovered:
+        """What storage found on disk; it sends that before anything else."""
+        results = self._region.results
+        states: list[State] = []
+        while True:
+            for view in results.consume():
+                part, is_last = orders.unpack_recovered(view)
+                states += part.states
+                if is_last:
+                    results.release()
+                    return part._replace(states=tuple(states))
+            if results.release():
+                self._region.storage_bell.ring()
+            if results.arm_consumer():
+                self._loop.sleep(1_000)
+
+    # --- the loop ---------------------------------------------------------------------------------
+
+    def do_work(self) -> int:
+        """One pass: all that has arrived, then the alarms that are due, then the effects."""
+        region = self._region
+        self._set_time()
+        requests = region.requests.consume()
+        for view in requests:
+            if view[0] == mail.ARRIVED:
+                self._on_arrived(mail.unpack_arrived(view, region.arena))
+            else:
+                self._on_closed(mail.unpack_closed(view))
+        results = region.results.consume()
+        for view in results:
+            self._on_result(mail.unpack_mail(view))
+        work = len(requests) + len(results)
+        if self._context.timers.next_ns() <= self._context.now_ns:
+            self.node.tick()
+            work += 1
+        if work:
+            self._flush()
+        if requests and region.requests.release():
+            region.network_bell.ring()
+        if results and region.results.release():
+            region.storage_bell.ring()
+        return work
+
+    def may_sleep(self) -> bool:
+        """Arms both rings."""
+        return self._region.requests.arm_consumer() and self._region.results.arm_consumer()
+
+    def next_ns(self) -> int:
+        """When the next alarm is due."""
+        return self._context.timers.next_ns()
+
+    # --- what arrives -----------------------------------------------------------------------------
+
+    def _on_arrived(self, arrived: Arrived) -> None:
+        if arrived.batch is not None and isinstance(arrived.batch.payload, ArenaPayload):
+            self._arrived[arrived.batch.payload.place.offset] = arrived.batch.payload
+        try:
+            request_id, message = frame.decode_head(arrived.head)
+        except RemoteProtocolError as error:
+            self._mail(arrived.source, Failure(Code.BAD_REQUEST, str(error)), 0, None)
+            self._close(arrived.source)
+            return
+        if arrived.source.kind == mail.PEER:
+            self._on_peer(arrived.source, request_id, message, arrived.batch)
+        else:
+            self._on_session(arrived.source, request_id, message, arrived.batch)
+
+    def _on_session(
+        self, source: Destination, request_id: int, message: Any, batch: Batch | None
+    ) -> None:
+        session = source.number
+        if isinstance(message, Hello):
+            answer = self.node.open_session(session, message)
+            self._mail(source, answer, request_id, None)
+            if isinstance(answer, Welcome):
+                self._open_sessions.add(session)
+            else:
+                self._close(source)
+        elif session in self._open_sessions:
+            self.node.receive(session, request_id, message, batch)
+
+    def _on_peer(
+        self, source: Destination, request_id: int, message: Any, batch: Batch | None
+    ) -> None:
+        node_id = self._peer_names.get(source.number)
+        if node_id is None:
+            return
+        if isinstance(message, Welcome):
+            wrong = self.node.handshake.check_welcome(node_id, message)
+            if wrong is not None:
+                log.error("%s", wrong)
+                self._close(source)
+        elif isinstance(message, Failure) and not request_id:
+            self.node.refused(node_id, message)
+        else:
+            self.node.receive(node_id, request_id, message, batch)
+
+    def _on_closed(self, session: int) -> None:
+        self._open_sessions.discard(session)
+        self.node.close_session(session)
+
+    def _on_result(self, result: Mail) -> None:
+        """A message of this node to itself that went by way of storage."""
+        request_id, message = frame.decode_head(result.head)
+        batch = None
+        if result.records:
+            batch = record.check(RingPayload(result.records), where="records from storage")
+        self.node.receive(self._context.node_id, request_id, message, batch)
+
+    # --- effects ----------------------------------------------------------------------------------
+
+    def _flush(self) -> None:
+        """Hands on all effects, then gives back the places that nobody took."""
+        region, outbox = self._region, self._context.outbox
+        sends, actions = outbox.take()
+        for level, texts in ((logging.ERROR, outbox.alarms), (logging.INFO, outbox.notes)):
+            for text in texts:
+                log.log(level, "%s", text)
+            texts.clear()
+        if outbox.fatal is not None:
+            raise ConfigError("initial_cluster", outbox.fatal)
+        self._tell_peers()
+        for action in actions:
+            if not isinstance(action, effects.UNSYNCED):
+                self._sequence += 1
+            batch = getattr(action, "batch", None)
+            inline = batch is not None and self._take_place(batch) == NOWHERE
+            parts = orders.pack_order(
+                self._sequence, action, inline=inline, to_frame=self._to_frame
+            )
+            self._loop.write(region.orders, region.storage_bell, parts)
+        for send in sends:
+            destination, head = self._to_frame(send)
+            self._mail_frame(destination, head, send.batch)
+        for payload in self._arrived.values():
+            self._to_network(mail.pack_release(payload.place))
+        self._arrived.clear()
+        if region.orders.publish():
+            region.storage_bell.ring()
+        if region.outgoing.publish():
+            region.network_bell.ring()
+
+    def _take_place(self, batch: Batch) -> mail.Place:
+        """The batch's place in the arena, for its first reader; then, and for what does not lie
+        in the arena, NOWHERE."""
+        if not isinstance(batch.payload, ArenaPayload):
+            return NOWHERE
+        mine = self._arrived.pop(batch.payload.place.offset, None)
+        return NOWHERE if mine is None else mine.place
+
+    def _to_frame(self, send: Send) -> tuple[Destination, bytes]:
+        size = send.batch.payload.size if send.batch is not None else 0
+        head = frame.encode_head(send.message, send.request_id, size)
+        if isinstance(send.to, int):
+            return Destination(mail.SESSION, send.to), head
+        if send.to == self._context.node_id:
+            return Destination(mail.SELF, 0), head
+        return Destination(mail.PEER, self._peer_numbers.get(send.to, 0)), head
+
+    def _mail(self, to: Destination, message: Any, request_id: int, batch: Batch | None) -> None:
+        self._mail_frame(to, frame.encode_head(message, request_id), batch)
+
+    def _mail_frame(self, to: Destination, head: bytes, batch: Batch | None) -> None:
+        if batch is None:
+            self._to_network(mail.pack_mail(to, head))
+            return
+        place = self._take_place(batch)
+        records = [batch.payload.view()] if place == NOWHERE else []
+        self._to_network(mail.pack_mail(to, head, place, records))
+
+    def _close(self, whom: Destination) -> None:
+        self._to_network(mail.pack_close(whom))
+
+    def _to_network(self, parts: list[Any]) -> None:
+        self._loop.write(self._region.outgoing, self._region.network_bell, parts)
+
+    def _tell_peers(self) -> None:
+        """Tells the network which nodes to be connected with, when that has changed."""
+        addresses = self.node.peers()
+        for node_id in addresses:
+            number = self._peer_numbers.setdefault(node_id, len(self._peer_numbers) + 1)
+            self._peer_names[number] = node_id
+        hello = frame.encode_head(self.node.handshake.hello(), 0)
+        peers = mail.Peers(
+            hello,
+            tuple(
+                mail.Peer(self._peer_numbers[node_id], node_id, address)
+                for node_id, address in sorted(addresses.items())
+            ),
+        )
+        if peers != self._told_peers:
+            self._told_peers = peers
+            self._to_network(mail.pack_peers(peers))
+
+    def _describe_process(self) -> dict[str, Any]:
+        counters = self._region.counters
+        return {
+            "pid": os.getppid(),
+            "children": {
+                "network": counters[PID_NETWORK],
+                "consensus": counters[PID_CONSENSUS],
+                "storage": counters[PID_STORAGE],
+            },
+        }

@@ -1,0 +1,254 @@
+"""What goes through the rings to and from the network process, and how batches go through any ring.
+
+Integers are in native order: these bytes never leave the machine. Every message begins with its
+kind, u8. Payload bytes are not in it: a `Place` names them in the shared arena. Only what never was
+in the arena (records that storage read, or that this node made) travels in the ring itself.
+"""
+
+from __future__ import annotations
+
+import struct
+from array import array
+from typing import TYPE_CHECKING, NamedTuple
+
+from walle.ids import NO_WRITER, WriterId
+from walle.messages import U32, codec_of
+from walle.record import Batch, Bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from walle.native import Buffer
+    from walle.record import Payload
+
+# --- kinds ----------------------------------------------------------------------------------------
+
+ARRIVED = 1  # network to consensus: a frame
+CLOSED = 2  # network to consensus: a session has ended
+MAIL = 10  # to network, or from storage to consensus: a frame to send
+RELEASE = 11  # to network: places of the arena that are no longer needed
+CLOSE = 12  # to network: end that session
+PEERS = 13  # consensus to network: the nodes to be connected with
+
+SESSION = 0
+PEER = 1
+SELF = 2
+
+
+class Destination(NamedTuple):
+    """Whom a frame is for: a session or a peer, by number, or this node itself."""
+
+    kind: int
+    number: int
+
+
+class Place(NamedTuple):
+    """Bytes in the arena."""
+
+    offset: int
+    size: int
+
+
+NOWHERE = Place(0, 0)
+
+
+class RingPayload(NamedTuple):
+    """Records in a ring: valid until the ring's reader releases them."""
+
+    data: memoryview
+
+    @property
+    def size(self) -> int:
+        return len(self.data)
+
+    def view(self) -> memoryview:
+        return self.data
+
+    def detach(self) -> Bytes:
+        return Bytes(bytes(self.data))
+
+
+class ArenaPayload:
+    """Records that lie in the arena. The place is given back once, by whoever has it last."""
+
+    __slots__ = ("_arena", "place")
+
+    def __init__(self, arena: memoryview, place: Place) -> None:
+        self._arena = arena
+        self.place = place
+
+    @property
+    def size(self) -> int:
+        return self.place.size
+
+    def view(self) -> memoryview:
+        return self._arena[self.place.offset : self.place.offset + self.place.size]
+
+    def detach(self) -> Bytes:
+        return Bytes(bytes(self.view()))
+
+
+# --- batches --------------------------------------------------------------------------------------
+
+_BATCH = struct.Struct("=QQQQBIQIQ")
+"""first_id, prev_chain, writer (ts, nonce), has a writer, count; the place; bytes that follow."""
+
+
+def pack_batch(batch: Batch | None, *, inline: bool) -> list[Buffer]:
+    """The batch's description, its chains, and its records if they are to travel in the ring."""
+    if batch is None:
+        return [_BATCH.pack(0, 0, 0, 0, 0, 0, 0, 0, 0)]
+    payload = batch.payload
+    if isinstance(payload, ArenaPayload) and not inline:
+        place, records = payload.place, memoryview(b"")
+    else:
+        place, records = NOWHERE, payload.view()
+    writer = batch.writer or NO_WRITER
+    fixed = _BATCH.pack(
+        batch.first_id,
+        batch.prev_chain,
+        *writer,
+        batch.writer is not None,
+        batch.count,
+        *place,
+        len(records),
+    )
+    return [fixed, memoryview(batch.chains).cast("B"), records]
+
+
+def unpack_batch(view: memoryview, offset: int, arena: memoryview) -> Batch | None:
+    """The batch at `offset`, its records where they lie."""
+    fixed = _BATCH.unpack_from(view, offset)
+    first_id, prev_chain, ts, nonce, has_writer, count, place_offset, place_size, size = fixed
+    if not count:
+        return None
+    start = offset + _BATCH.size
+    end = start + 8 * count
+    chains = array("Q")
+    chains.frombytes(view[start:end])
+    payload: Payload
+    if size:
+        payload = RingPayload(view[end : end + size])
+    else:
+        payload = ArenaPayload(arena, Place(place_offset, place_size))
+    writer = WriterId(ts, nonce) if has_writer else None
+    return Batch(first_id, prev_chain, chains, writer, payload)
+
+
+# --- network to consensus -------------------------------------------------------------------------
+
+_ARRIVED = struct.Struct("=BBQI")
+_CLOSED = struct.Struct("=BQ")
+
+
+class Arrived(NamedTuple):
+    """A frame has come from a session or from a peer; its records are checked."""
+
+    source: Destination
+    head: memoryview
+    batch: Batch | None
+
+
+def pack_arrived(source: Destination, head: memoryview, batch: Batch | None) -> list[Buffer]:
+    return [_ARRIVED.pack(ARRIVED, *source, len(head)), head, *pack_batch(batch, inline=False)]
+
+
+def unpack_arrived(view: memoryview, arena: memoryview) -> Arrived:
+    _, kind, number, head_size = _ARRIVED.unpack_from(view)
+    end = _ARRIVED.size + head_size
+    return Arrived(
+        Destination(kind, number), view[_ARRIVED.size : end], unpack_batch(view, end, arena)
+    )
+
+
+def pack_closed(session: int) -> list[Buffer]:
+    return [_CLOSED.pack(CLOSED, session)]
+
+
+def unpack_closed(view: memoryview) -> int:
+    session: int = _CLOSED.unpack_from(view)[1]
+    return session
+
+
+# --- to network -----------------------------------------------------------------------------------
+
+_MAIL = struct.Struct("=BBQIQII")
+_RELEASE = struct.Struct("=BQI")
+
+
+class Mail(NamedTuple):
+    """A frame to send. Its records lie at `place` in the arena, or follow in the ring, or are none.
+
+    The reader gives `place` back once it has sent them.
+    """
+
+    to: Destination
+    head: memoryview
+    place: Place
+    records: memoryview
+
+
+def pack_mail(
+    to: Destination, head: bytes, place: Place = NOWHERE, records: Sequence[Buffer] = ()
+) -> list[Buffer]:
+    size = sum(len(part) for part in records)
+    return [_MAIL.pack(MAIL, *to, len(head), *place, size), head, *records]
+
+
+def unpack_mail(view: memoryview) -> Mail:
+    _, kind, number, head_size, offset, size, records_size = _MAIL.unpack_from(view)
+    start = _MAIL.size
+    middle = start + head_size
+    return Mail(
+        Destination(kind, number),
+        view[start:middle],
+        Place(offset, size),
+        view[middle : middle + records_size],
+    )
+
+
+def pack_release(place: Place) -> list[Buffer]:
+    return [_RELEASE.pack(RELEASE, *place)]
+
+
+def unpack_release(view: memoryview) -> Place:
+    _, offset, size = _RELEASE.unpack_from(view)
+    return Place(offset, size)
+
+
+def pack_close(to: Destination) -> list[Buffer]:
+    return [_ARRIVED.pack(CLOSE, *to, 0)]
+
+
+def unpack_close(view: memoryview) -> Destination:
+    _, kind, number, _ = _ARRIVED.unpack_from(view)
+    return Destination(kind, number)
+
+
+class Peer(NamedTuple):
+    """A node to be connected with; `number` is its number as a destination."""
+
+    number: U32
+    node_id: str
+    address: str
+
+
+class Peers(NamedTuple):
+    """All nodes to be connected with, and the Hello frame to begin with."""
+
+    hello: bytes
+    peers: tuple[Peer, ...]
+
+
+_PEERS = codec_of(Peers)
+
+
+def pack_peers(peers: Peers) -> list[Buffer]:
+    out = bytearray([PEERS])
+    _PEERS.encode(peers, out)
+    return [out]
+
+
+def unpack_peers(view: memoryview) -> Peers:
+    peers: Peers = _PEERS.decode_from(view, 1)
+    return peers

@@ -1,0 +1,383 @@
+"""The network process: sockets, framing, sessions.
+
+It receives into the arena, checks every record, and passes frames on to consensus; it sends what
+consensus and storage hand it. It knows the protocol's frames and handshakes and nothing of what
+the messages mean. It never waits for a ring: when one is full, or the arena is short, it stops
+reading from sockets until there is room, and goes on sending.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import time
+from collections import deque
+from typing import TYPE_CHECKING, cast
+
+from walle import frame, record
+from walle.core.connection import Connection
+from walle.errors import Code, CorruptionError, RemoteProtocolError
+from walle.limits import (
+    FRAME_MS_MAX,
+    HANDSHAKE_MS_MAX,
+    SESSION_UNSENT_BYTES_MAX,
+    SESSIONS_COUNT_MAX,
+    UNFINISHED_BYTES_MAX,
+)
+from walle.messages import Failure
+from walle.process import mail
+from walle.process.arena import Arena, Inbox
+from walle.process.mail import ArenaPayload, Destination, Place
+
+if TYPE_CHECKING:
+    from walle.core.connection import Frame
+    from walle.native import Buffer
+    from walle.ring.bell import Bell
+    from walle.ring.region import Region
+    from walle.ring.spsc import Ring
+
+log = logging.getLogger("walle.network")
+
+RECONNECT_S_MIN = 0.05
+RECONNECT_S_MAX = 1.0
+SWEEP_S = 0.5
+BACKLOG = 128
+
+
+class Session(asyncio.BufferedProtocol):
+    """One connection, accepted or made; receives into the arena."""
+
+    def __init__(self, network: Network, source: Destination, connection: Connection) -> None:
+        self.source = source
+        self.transport: asyncio.Transport | None = None
+        self.unfinished_since_s = time.monotonic()
+        self.closed = asyncio.Event()
+        self._network = network
+        self._connection = connection
+        self._inbox = Inbox(network.arena)
+        self._wanted = frame.HEADER_BYTES
+        self._unsent: list[Buffer] = []
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the other side's handshake has come."""
+        return self._connection.is_open
+
+    @property
+    def is_late(self) -> bool:
+        """Whether a handshake or a frame takes longer than it may."""
+        waited_ms = (time.monotonic() - self.unfinished_since_s) * 1000
+        if not self.is_open:
+            return waited_ms > HANDSHAKE_MS_MAX
+        return self._inbox.size > 0 and waited_ms > FRAME_MS_MAX
+
+    # --- receiving --------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)
+        self.transport.set_write_buffer_limits(high=SESSION_UNSENT_BYTES_MAX)
+        sock = transport.get_extra_info("socket")
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        self._network.session_made(self)
+
+    def pause(self, *, is_paused: bool) -> None:
+        """Stops or resumes reading from the socket."""
+        if self.transport is None or self.transport.is_closing():
+            return
+        if is_paused:
+            self.transport.pause_reading()
+        else:
+            self.transport.resume_reading()
+
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002
+        return self._inbox.room(self._wanted)
+
+    def buffer_updated(self, nbytes: int) -> None:
+        data = self._inbox.received(nbytes)
+        handled = 0
+        try:
+            for each in self._connection.frames(data):
+                self._frame_arrived(each, handled)
+                handled = each.end
+            self._wanted = self._connection.wanted(data[handled:])
+        except (RemoteProtocolError, CorruptionError) as error:
+            self._inbox.handled(len(data))
+            self.fail(Code.BAD_REQUEST, str(error))
+            return
+        if handled or len(data) == nbytes:
+            self.unfinished_since_s = time.monotonic()
+        self._inbox.handled(handled)
+        self._network.received()
+
+    def _frame_arrived(self, arrived: Frame, start: int) -> None:
+        batch = None
+        if arrived.records:
+            place = self._inbox.place(start + len(arrived.head), len(arrived.records))
+            payload = ArenaPayload(self._network.arena.memory, place)
+            batch = record.check(payload, where="the frame's records")
+            self._network.arena.hold(place)
+        self._network.pass_on(mail.pack_arrived(self.source, arrived.head, batch))
+
+    def eof_received(self) -> bool:
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._inbox.drop()
+        self.closed.set()
+        self._network.session_lost(self, exc)
+
+    # --- sending ----------------------------------------------------------------------------------
+
+    def send(self, *parts: Buffer) -> None:
+        """Queues a frame. Its bytes must stay valid until `flush`, which sends all at once."""
+        self._unsent += parts
+
+    def flush(self) -> None:
+        """Sends what is queued, unless the other side reads too slowly: a node's frames are then
+        lost, which the protocol allows for; a client's session ends."""
+        unsent, self._unsent = self._unsent, []
+        if not unsent or self.transport is None or self.transport.is_closing():
+            return
+        if self.transport.get_write_buffer_size() > SESSION_UNSENT_BYTES_MAX:
+            if self.source.kind == mail.SESSION:
+                log.warning("session %d ends: it does not read its answers", self.source.number)
+                self.transport.abort()
+            return
+        self.transport.write(b"".join(unsent))
+
+    def fail(self, code: Code, text: str) -> None:
+        """Tells the other side what is wrong, and ends the session."""
+        if self.transport is None or self.transport.is_closing():
+            return
+        log.info("%s: %s", self._network.describe(self), text)
+        self.transport.write(frame.encode_head(Failure(code, text[:1000]), 0))
+        self.transport.close()
+
+
+class Link:
+    """The connection to one other node, made again whenever it is lost."""
+
+    def __init__(self, network: Network, peer: mail.Peer, hello: bytes) -> None:
+        self.peer = peer
+        self.session: Session | None = None
+        self._network = network
+        self._hello = hello
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    def stop(self) -> None:
+        self._task.cancel()
+        if self.session is not None and self.session.transport is not None:
+            self.session.transport.abort()
+
+    def _make_session(self) -> Session:
+        return Session(
+            self._network, Destination(mail.PEER, self.peer.number), Connection(is_node=False)
+        )
+
+    async def _run(self) -> None:
+        host, _, port = self.peer.address.rpartition(":")
+        pause_s = RECONNECT_S_MIN
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                _, session = await loop.create_connection(
+                    self._make_session, host.strip("[]"), int(port)
+                )
+            except OSError as error:
+                log.debug("%s at %s: %s", self.peer.node_id, self.peer.address, error)
+            else:
+                self.session = session
+                session.send(self._hello)
+                session.flush()
+                await session.closed.wait()
+                self.session = None
+                if session.is_open:
+                    pause_s = RECONNECT_S_MIN
+            await asyncio.sleep(pause_s)
+            pause_s = min(pause_s * 2, RECONNECT_S_MAX)
+
+
+class Network:
+    """All sessions of a node, and its ends of the rings."""
+
+    def __init__(self, region: Region) -> None:
+        self.arena = Arena(region.arena)
+        self._region = region
+        self._sessions: dict[int, Session] = {}
+        self._links: dict[int, Link] = {}
+        self._next_session = 1
+        self._backlog: deque[list[Buffer]] = deque()
+        self._is_paused = False
+        self._needs_publish = False
+
+    async def run(self, listener: socket.socket, stop: asyncio.Event) -> None:
+        """Serves until `stop` is set."""
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self._region.network_bell.fd, self._on_bell)
+        server = await loop.create_server(self._accept, sock=listener, backlog=BACKLOG)
+        self._on_bell()
+        sweeper = loop.create_task(self._sweep())
+        await stop.wait()
+        server.close()
+        sweeper.cancel()
+        for link in self._links.values():
+            link.stop()
+        for session in list(self._sessions.values()):
+            if session.transport is not None:
+                session.transport.close()
+        loop.remove_reader(self._region.network_bell.fd)
+
+    def describe(self, session: Session) -> str:
+        """Whom the session is with, for the log."""
+        if session.source.kind == mail.PEER:
+            return f"node {self._links[session.source.number].peer.node_id}"
+        peer = session.transport.get_extra_info("peername") if session.transport else None
+        return f"session {session.source.number} from {peer}"
+
+    # --- sessions ---------------------------------------------------------------------------------
+
+    def _accept(self) -> Session:
+        number = self._next_session
+        self._next_session += 1
+        return Session(self, Destination(mail.SESSION, number), Connection(is_node=True))
+
+    def session_made(self, session: Session) -> None:
+        if self._is_paused:
+            session.pause(is_paused=True)
+        if session.source.kind != mail.SESSION:
+            return
+        if len(self._sessions) >= SESSIONS_COUNT_MAX:
+            session.fail(Code.BUSY, f"this node has {SESSIONS_COUNT_MAX} sessions already")
+            return
+        self._sessions[session.source.number] = session
+
+    def session_lost(self, session: Session, error: Exception | None) -> None:
+        if self._sessions.pop(session.source.number, None) is session and session.is_open:
+            self.pass_on(mail.pack_closed(session.source.number))
+        if error is not None:
+            log.debug("%s ended: %s", session.source, error)
+        self.received()
+
+    async def _sweep(self) -> None:
+        """Ends the sessions whose handshake or frame does not come to its end."""
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            for session in self._all_sessions():
+                if session.is_late:
+                    session.fail(Code.BAD_REQUEST, "a handshake or a frame took too long to arrive")
+            if self.arena.saved_bytes > UNFINISHED_BYTES_MAX:
+                oldest = min(self._all_sessions(), key=lambda each: each.unfinished_since_s)
+                oldest.fail(Code.BUSY, "too many frames are arriving at once")
+
+    def _all_sessions(self) -> list[Session]:
+        links = [link.session for link in self._links.values() if link.session is not None]
+        return [*self._sessions.values(), *links]
+
+    # --- to consensus -----------------------------------------------------------------------------
+
+    def pass_on(self, parts: list[Buffer]) -> None:
+        """Puts a message into the ring to consensus, or keeps it until there is room."""
+        if self._backlog or not self._region.requests.try_write(*parts):
+            self._backlog.append([bytes(part) for part in parts])
+        self._needs_publish = True
+
+    def received(self) -> None:
+        """What was received in one go is passed on: makes it visible, and looks for room."""
+        if self._needs_publish:
+            self._needs_publish = False
+            if self._region.requests.publish():
+                self._region.consensus_bell.ring()
+        self._pause_or_resume()
+
+    def _drain_backlog(self) -> None:
+        requests = self._region.requests
+        while self._backlog and requests.try_write(*self._backlog[0]):
+            self._backlog.popleft()
+            self._needs_publish = True
+
+    def _pause_or_resume(self) -> None:
+        must_pause = bool(self._backlog) or self.arena.is_short
+        if must_pause == self._is_paused:
+            return
+        self._is_paused = must_pause
+        for session in self._all_sessions():
+            session.pause(is_paused=must_pause)
+
+    # --- from consensus and storage ---------------------------------------------------------------
+
+    def _on_bell(self) -> None:
+        """Handles what the two rings hold; sleeps only when both are empty."""
+        region = self._region
+        region.network_bell.clear()
+        work = self._take(region.outgoing, region.consensus_bell)
+        work += self._take(region.durable, region.storage_bell)
+        self._drain_backlog()
+        self.received()
+        may_sleep = (
+            not work
+            and (not self._backlog or region.requests.arm_producer(_size(self._backlog[0])))
+            and region.outgoing.arm_consumer()
+            and region.durable.arm_consumer()
+        )
+        if not may_sleep:  # sockets get their turn first
+            asyncio.get_running_loop().call_soon(self._on_bell)
+
+    def _take(self, ring: Ring, producer_bell: Bell) -> int:
+        views = ring.consume()
+        if not views:
+            return 0
+        places: list[Place] = []
+        to_flush: set[Session] = set()
+        for view in views:
+            match view[0]:
+                case mail.MAIL:
+                    self._deliver(mail.unpack_mail(view), to_flush, places)
+                case mail.RELEASE:
+                    places.append(mail.unpack_release(view))
+                case mail.CLOSE:
+                    self._close(mail.unpack_close(view))
+                case mail.PEERS:
+                    self._connect(mail.unpack_peers(view))
+        for session in to_flush:
+            session.flush()
+        for place in places:
+            self.arena.release(place)
+        if ring.release():
+            producer_bell.ring()
+        return len(views)
+
+    def _deliver(self, each: mail.Mail, to_flush: set[Session], places: list[Place]) -> None:
+        if each.place.size:
+            places.append(each.place)
+        session = self._session_of(each.to)
+        if session is None or not session.is_open:
+            return
+        session.send(each.head)
+        if each.place.size:
+            session.send(ArenaPayload(self.arena.memory, each.place).view())
+        elif each.records:
+            session.send(each.records)
+        to_flush.add(session)
+
+    def _session_of(self, to: Destination) -> Session | None:
+        if to.kind == mail.SESSION:
+            return self._sessions.get(to.number)
+        link = self._links.get(to.number)
+        return link.session if link is not None else None
+
+    def _close(self, to: Destination) -> None:
+        session = self._session_of(to)
+        if session is not None and session.transport is not None:
+            session.flush()
+            session.transport.close()
+
+    def _connect(self, peers: mail.Peers) -> None:
+        for link in self._links.values():
+            link.stop()
+        self._links = {peer.number: Link(self, peer, peers.hello) for peer in peers.peers}
+
+
+def _size(parts: list[Buffer]) -> int:
+    return sum(len(part) for part in parts)

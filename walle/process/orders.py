@@ -1,0 +1,239 @@
+"""What goes through the rings between consensus and storage: orders, and what storage recovered.
+
+Integers are in native order: these bytes never leave the machine. A batch's records stay in the
+arena where they can; see `mail`.
+"""
+
+from __future__ import annotations
+
+import struct
+from array import array
+from typing import TYPE_CHECKING, NamedTuple
+
+from walle.core import effects
+from walle.core.effects import Promise, Send
+from walle.core.history import History, Run
+from walle.core.member import State
+from walle.core.node import Recovered
+from walle.core.topology import StreamTopology
+from walle.errors import InvariantError
+from walle.ids import NO_WRITER, Position, WriterId
+from walle.messages import U32, U64, Identity, NodeRecord, codec_of
+from walle.process.mail import Destination, pack_batch, unpack_batch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from walle.core.effects import Action
+    from walle.native import Buffer
+
+ORDER = 20  # consensus to storage
+RECOVERED = 30  # storage to consensus, at the start
+
+# --- consensus to storage -------------------------------------------------------------------------
+
+_ORDER = struct.Struct("=BQB")
+_ENTRIES = struct.Struct("=QIQQQQ")
+_READ = struct.Struct("=QQQIBQB")
+_SEND = struct.Struct("=BQ")
+
+_PLAIN = (
+    effects.SetCluster,
+    effects.SetTopology,
+    effects.SetPromise,
+    effects.SetAccepted,
+    effects.Truncate,
+    effects.CloseGap,
+    effects.DropFill,
+    effects.Commit,
+)
+_ALL = (*_PLAIN, effects.Append, effects.Jump, effects.Fill, effects.ReadRecords, effects.Forward)
+_NUMBERS = {action: number for number, action in enumerate(_ALL)}
+_CODECS = {action: codec_of(action) for action in _PLAIN}
+
+
+class Order(NamedTuple):
+    """One action; `sequence` counts those that need a sync.
+
+    A send in it is already a frame: its `to` is a Destination, its `message` the frame's head.
+    """
+
+    sequence: int
+    action: Action
+
+
+def pack_order(
+    sequence: int,
+    action: Action,
+    *,
+    inline: bool,
+    to_frame: Callable[[Send], tuple[Destination, bytes]],
+) -> list[Buffer]:
+    """
+    Args:
+        inline: whether the records travel in the ring though they lie in the arena.
+        to_frame: makes a frame's destination and head of a message.
+    """
+    start = _ORDER.pack(ORDER, sequence, _NUMBERS[type(action)])
+    match action:
+        case effects.Append() | effects.Jump() | effects.Fill():
+            accepted = getattr(action, "accepted", None) or NO_WRITER
+            committed = getattr(action, "committed", None) or Position(0, 0)
+            skip = getattr(action, "skip", 0)
+            fixed = _ENTRIES.pack(action.stream_id, skip, *accepted, *committed)
+            return [start, fixed, *pack_batch(action.batch, inline=inline)]
+        case effects.ReadRecords():
+            fixed = _READ.pack(
+                action.stream_id,
+                action.start,
+                action.end,
+                action.bytes_max,
+                action.after is not None,
+                action.after or 0,
+                action.aside,
+            )
+            to, head = to_frame(action.send)
+            return [start, fixed, _SEND.pack(*to), head]
+        case effects.Forward():
+            to, head = to_frame(action.send)
+            return [start, _SEND.pack(*to), head]
+    out = bytearray(start)
+    _CODECS[type(action)].encode(action, out)
+    return [out]
+
+
+def unpack_order(view: memoryview, arena: memoryview) -> Order:
+    """The order; its batch's records are where they lie, in the arena or in the ring."""
+    _, sequence, number = _ORDER.unpack_from(view)
+    cls, offset = _ALL[number], _ORDER.size
+    if cls in _CODECS:
+        return Order(sequence, _CODECS[cls].decode_from(view, offset))
+    if cls is effects.ReadRecords:
+        stream_id, start, end, size, has_after, after, aside = _READ.unpack_from(view, offset)
+        send = _unpack_send(view, offset + _READ.size)
+        return Order(
+            sequence,
+            effects.ReadRecords(
+                stream_id, start, end, size, after if has_after else None, bool(aside), send
+            ),
+        )
+    if cls is effects.Forward:
+        return Order(sequence, effects.Forward(_unpack_send(view, offset)))
+    stream_id, skip, ts, nonce, committed_id, chain = _ENTRIES.unpack_from(view, offset)
+    batch = unpack_batch(view, offset + _ENTRIES.size, arena)
+    if batch is None:
+        raise InvariantError(f"{cls.__name__} without records")
+    accepted = WriterId(ts, nonce)
+    if cls is effects.Fill:
+        return Order(sequence, effects.Fill(stream_id, batch))
+    if cls is effects.Append:
+        return Order(sequence, effects.Append(stream_id, batch, skip, accepted if ts else None))
+    committed = Position(committed_id, chain)
+    return Order(
+        sequence, effects.Jump(stream_id, batch, skip, committed, accepted if ts else None)
+    )
+
+
+def _unpack_send(view: memoryview, offset: int) -> Send:
+    to = Destination(*_SEND.unpack_from(view, offset))
+    return Send(to, 0, bytes(view[offset + _SEND.size :]))  # type: ignore[arg-type]
+
+
+# --- storage to consensus, at the start -----------------------------------------------------------
+
+
+class _Run(NamedTuple):
+    start: U64
+    prev_chain: U64
+    last: Position
+
+
+class _Stream(NamedTuple):
+    stream_id: U64
+    name: str
+    topology: StreamTopology
+    promise: Promise
+    accepted: WriterId
+    doubtful_id: U64
+    origin: Position
+    committed: Position
+    base: Position
+    chains: bytes
+    runs: tuple[_Run, ...]
+    aside: tuple[_Run, ...]
+    fill: tuple[_Run, ...]
+
+
+class _Found(NamedTuple):
+    cluster_id: Identity
+    nodes: tuple[NodeRecord, ...]
+    is_last: U32
+    streams: tuple[_Stream, ...]
+
+
+_FOUND = codec_of(_Found)
+
+
+def pack_recovered(recovered: Recovered) -> list[list[Buffer]]:
+    """What storage found, one message a stream, so that any number of streams fits."""
+    messages: list[list[Buffer]] = []
+    streams = [(_pack_state(state),) for state in recovered.states]
+    for index, stream in enumerate([*streams, ()]):
+        out = bytearray([RECOVERED])
+        is_last = index == len(streams)
+        _FOUND.encode(_Found(recovered.cluster_id, recovered.nodes, is_last, stream), out)
+        messages.append([out])
+    return messages
+
+
+def unpack_recovered(view: memoryview) -> tuple[Recovered, bool]:
+    """One message's part of what storage found, and whether it is the last."""
+    found = _FOUND.decode_from(view, 1)
+    states = tuple(_unpack_state(stream) for stream in found.streams)
+    return Recovered(found.cluster_id, found.nodes, states), bool(found.is_last)
+
+
+def _pack_state(state: State) -> _Stream:
+    history = state.history
+    return _Stream(
+        state.stream_id,
+        state.name,
+        state.topology,
+        state.promise,
+        state.accepted,
+        state.doubtful_id,
+        history.origin,
+        history.committed,
+        history.base,
+        history.chains.tobytes(),
+        _pack_runs(history.runs),
+        _pack_runs(history.aside),
+        _pack_runs([history.fill] if history.fill is not None else []),
+    )
+
+
+def _pack_runs(runs: list[Run]) -> tuple[_Run, ...]:
+    return tuple(_Run(run.start, run.prev_chain, run.last) for run in runs)
+
+
+def _unpack_state(stream: _Stream) -> State:
+    chains = array("Q")
+    chains.frombytes(stream.chains)
+    history = History(
+        stream.origin,
+        [Run(*run) for run in stream.runs],
+        [Run(*run) for run in stream.aside],
+        next((Run(*run) for run in stream.fill), None),
+        stream.committed,
+        stream.base,
+        chains,
+    )
+    return State(
+        stream.stream_id,
+        stream.name,
+        stream.topology,
+        history,
+        stream.promise,
+        stream.accepted,
+        stream.doubtful_id,
+    )
