@@ -1,0 +1,263 @@
+"""Well-formed requests that ask for too much, or for what they must not: a node survives them.
+
+Each test has a cluster of its own: what it finds may last.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.clusters import wait_until
+from tests.wire.marks import known_bug
+from tests.wire.peer import Peer, make_batch, peers
+from walle import frame
+from walle.errors import Code
+from walle.ids import NO_WRITER, ORIGIN, STREAM_CLUSTER, Position, WriterId
+from walle.limits import FRAME_BYTES_MAX, FRAME_MS_MAX, READS_WAITING_MAX
+from walle.messages import (
+    Claim,
+    CreateStream,
+    Describe,
+    Failure,
+    ListStreams,
+    Put,
+    PutReply,
+    Read,
+    ReadReply,
+    Release,
+    ReleaseReply,
+    Status,
+    StatusReply,
+    StreamInfo,
+    StreamList,
+    WriterStatus,
+)
+from walle.record import encode
+
+if TYPE_CHECKING:
+    from tests.wire.watch import Watch
+    from walle.messages import Message
+
+FOR_EVER_MS = 2**32 - 1
+AT_ONCE_S = 2.0
+SWEEP_S = 1.5
+
+pytestmark = pytest.mark.slow
+
+
+# --- too large an answer --------------------------------------------------------------------------
+
+
+@known_bug("a Failure's text that needs more than 65,535 bytes ends the consensus process")
+@pytest.mark.parametrize(
+    "message",
+    [
+        Describe("/" + "a" * 60_000),
+        CreateStream("/" + "\0" * 60_000, 0, ()),
+        CreateStream("/a", 0, ("\0" * 60_000,)),
+    ],
+    ids=["describe", "create", "create on a node"],
+)
+def test_a_long_name_is_refused(own_watch: Watch, message: Message) -> None:
+    with Peer(own_watch.address) as peer:
+        reply = peer.ask(message)
+    assert isinstance(reply, Failure)
+    assert reply.code in {Code.BAD_REQUEST, Code.UNKNOWN_STREAM}
+    own_watch.finish()
+
+
+@known_bug("an answer larger than a frame's head ends the consensus process")
+@pytest.mark.parametrize("message", [ListStreams(), Status()], ids=["list", "status"])
+def test_many_streams_are_listed_or_refused(own_watch: Watch, message: Message) -> None:
+    with Peer(own_watch.address) as peer:
+        for number in range(900):
+            created = peer.ask(CreateStream("/" + "s" * 248 + f"{number:06}", 0, ()))
+            assert isinstance(created, StreamInfo)
+        reply = peer.ask(message)
+        assert isinstance(reply, StreamList | StatusReply | Failure)
+    own_watch.finish()
+
+
+# --- what clients must not do ---------------------------------------------------------------------
+
+
+@known_bug("any client may claim /cluster; what it puts there ends every node, for ever")
+def test_clients_do_not_write_the_clusters_stream(own_watch: Watch) -> None:
+    with Peer(own_watch.address) as peer:
+        reply = peer.ask(Claim(STREAM_CLUSTER, "a client", 1_000, 5_000, 1))
+        assert isinstance(reply, Failure)
+        assert reply.code == Code.BAD_REQUEST
+    own_watch.finish()
+
+
+def _forged(tail: Position, *writers: WriterId) -> bytes:
+    """One record of each of these writers."""
+    out, (entry_id, chain) = b"", tail
+    for writer in writers:
+        entry_id += 1
+        data, chain = encode(entry_id, writer, 1, b"forged", chain)
+        out += data
+    return out
+
+
+@pytest.mark.parametrize(
+    ("relay", "is_mixed"),
+    [
+        (0, False),
+        pytest.param(
+            0, True, marks=known_bug("records of several writers in one put are accepted")
+        ),
+        pytest.param(
+            1, False, marks=known_bug("the relay repeats them to all members until it is idle")
+        ),
+    ],
+    ids=["direct", "direct, some of them", "relayed"],
+)
+def test_records_of_another_writer_are_refused(
+    own_watch: Watch, *, relay: int, is_mixed: bool
+) -> None:
+    with Peer(own_watch.address) as peer:
+        claimed = peer.claim(peer.create("/forged"), lease_ms=10_000)
+        assert peer.put(claimed, 1, claimed.tail, None).code == Code.OK
+        other = WriterId(1, 1)
+        writers = (claimed.writer, other) if is_mixed else (other,)
+        put = Put(claimed.stream_id, claimed.version, claimed.writer, 2, claimed.tail, relay)
+        reply = peer.ask(put, _forged(claimed.tail, *writers), AT_ONCE_S)
+        assert isinstance(reply, PutReply)
+        assert reply.code == Code.BAD_REQUEST
+
+
+@known_bug("each writer id, even one that nobody claimed, gets a relay: three puts, a timer, 1 ms")
+def test_puts_of_invented_writers_do_not_stop_the_node(own_watch: Watch) -> None:
+    with Peer(own_watch.address) as peer, Peer(own_watch.address) as other:
+        info = peer.create("/invented")
+        future_us = (time.time_ns() // 1000) * 2
+        puts = [
+            Put(info.stream_id, info.version, WriterId(future_us + index, 1), 1, ORIGIN, relay=1)
+            for index in range(30_000)
+        ]
+        peer.send_bytes(b"".join(frame.encode_head(put, 1) for put in puts))
+        other.ask(Status(), timeout_s=AT_ONCE_S)
+    own_watch.finish()
+
+
+# --- what must end with its session ---------------------------------------------------------------
+
+
+@known_bug("reads go on waiting when their session has ended, and then all reads are refused")
+def test_reads_that_wait_end_with_their_session(own_watch: Watch) -> None:
+    with Peer(own_watch.address) as peer:
+        info = peer.create("/waited")
+        with Peer(own_watch.address) as waiting:
+            for _ in range(READS_WAITING_MAX):
+                waiting.send(Read(info.stream_id, 1_000, 1, FOR_EVER_MS, 0, 0))
+            waiting.ask(Status())  # the node has come to all of them
+        read = Read(info.stream_id, 1, 1, 0, 0, 0)
+        wait_until(lambda: isinstance(peer.ask(read), ReadReply), "reads are served", AT_ONCE_S)
+    own_watch.finish()
+
+
+@known_bug("with READS_WAITING_MAX reads waiting, reads that need not wait are refused too")
+def test_a_read_that_need_not_wait_is_served(own_watch: Watch) -> None:
+    with Peer(own_watch.address) as peer, Peer(own_watch.address) as waiting:
+        info = peer.create("/waited")
+        for _ in range(READS_WAITING_MAX):
+            waiting.send(Read(info.stream_id, 1_000, 1, FOR_EVER_MS, 0, 0))
+        waiting.ask(Status())
+        assert isinstance(peer.ask(Read(info.stream_id, 1, 1, 0, 0, 0)), ReadReply)
+
+
+@known_bug("watches are not bounded, do not end with their session, and all ask a majority anew")
+def test_watches_end_with_their_session(own_watch: Watch) -> None:
+    with Peer(own_watch.address) as peer:
+        info = peer.create("/watched")
+        with Peer(own_watch.address) as waiting:
+            watch = WriterStatus(info.stream_id, 1, NO_WRITER, FOR_EVER_MS)
+            waiting.send_bytes(
+                b"".join(frame.encode_head(watch, index + 1_000) for index in range(50_000))
+            )
+            waiting.ask(Status())
+        started_s = time.monotonic()
+        peer.claim(info)
+        assert time.monotonic() - started_s < AT_ONCE_S
+    own_watch.finish()
+
+
+@known_bug("a claim goes on when its session has ended, and takes the stream from the next one")
+def test_a_claim_ends_with_its_session(own_watch: Watch) -> None:
+    with Peer(own_watch.address) as peer:
+        info = peer.create("/claimed")
+        claimed = peer.claim(info, lease_ms=1_000)
+        assert peer.put(claimed, 1, claimed.tail, None).code == Code.OK
+        with Peer(own_watch.address) as waiting:
+            waiting.send(Claim(info.stream_id, "gone", 1_000, FOR_EVER_MS, 0))
+            waiting.ask(Status())
+        until_s = time.monotonic() + 5.0  # the lease, and what a relay adds to it
+        while time.monotonic() < until_s:
+            assert peer.writer_status(info.stream_id).writer == claimed.writer
+
+
+@known_bug("the relay of a released writer renews its lease for two leases more")
+def test_a_relay_ends_with_the_writers_release(own_watch: Watch) -> None:
+    with Peer(own_watch.address) as peer:
+        info = peer.create("/released")
+        claimed = peer.claim(info, lease_ms=1_000)
+        assert peer.put(claimed, 1, claimed.tail, None).code == Code.OK
+        release = Release(info.stream_id, claimed.version, claimed.writer, claimed.tail, relay=1)
+        reply = peer.ask(release)
+        assert isinstance(reply, ReleaseReply)
+        assert reply.code == Code.OK
+        until_s = time.monotonic() + 1.0
+        while time.monotonic() < until_s:
+            assert peer.writer_status(info.stream_id).remaining_lease_ms == 0
+
+
+# --- memory ---------------------------------------------------------------------------------------
+
+UNFINISHED = frame.encode_head(
+    Put(1, 1, NO_WRITER, 1, ORIGIN, 0), 1, (FRAME_BYTES_MAX - 200) // 8 * 8
+) + bytes(FRAME_BYTES_MAX * 7 // 8)
+
+
+@known_bug(
+    "UNFINISHED_BYTES_MAX is looked at twice a second and one session a time is ended: nothing "
+    "bounds the memory of unfinished frames"
+)
+def test_200_unfinished_frames_are_bounded_in_memory(own_watch: Watch) -> None:
+    with peers(own_watch.address, 200) as many:
+        for each in many:
+            each.send_bytes(UNFINISHED)
+        with Peer(own_watch.address) as peer:  # the node has come to what was sent before this
+            peer.ask(Status())
+        own_watch.look()
+        for each in many:
+            failure = each.last_words(FRAME_MS_MAX / 1000 + SWEEP_S)
+            assert failure is None or failure.code in {Code.BUSY, Code.BAD_REQUEST}
+    own_watch.finish()
+
+
+@known_bug("the session that has been idle for longest is ended, not one that sends half frames")
+def test_unfinished_frames_are_not_paid_for_by_others(own_watch: Watch) -> None:
+    with Peer(own_watch.address) as idle, peers(own_watch.address, 60) as many:
+        for each in many:
+            each.send_bytes(UNFINISHED)
+        for each in many:
+            each.last_words(FRAME_MS_MAX / 1000 + SWEEP_S)
+        assert isinstance(idle.ask(Status()), StatusReply)
+
+
+@known_bug("8 MiB of answers may wait for each of 1,024 sessions, for ever")
+def test_many_clients_that_do_not_read_are_bounded_in_memory(own_watch: Watch) -> None:
+    with Peer(own_watch.address) as peer, peers(own_watch.address, 100) as deaf:
+        claimed = peer.claim(peer.create("/large"))
+        batch = make_batch(claimed.writer, claimed.tail, bytes(500_000))
+        assert peer.put(claimed, 1, claimed.tail, batch).code == Code.OK
+        read = Read(claimed.stream_id, 1, 1 << 20, 0, 0, 0)
+        for each in deaf:
+            each.send_bytes(19 * frame.encode_head(read, 1))
+        peer.ask(read, timeout_s=30.0)  # the node has come to what was sent before this
+        own_watch.look()
+    own_watch.finish()

@@ -1,0 +1,5 @@
+"""`python -m walle`."""
+
+from walle.cli import main
+
+main()

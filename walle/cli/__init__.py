@@ -1,0 +1,76 @@
+"""The command line. It parses and prints; what is done is done elsewhere.
+
+Exit statuses: 0 done; 1 refused or failed; 2 wrong usage; 3 no majority, or nobody answers;
+4 the writer was lost; 65 stored data are damaged; 74 a disk operation failed; 78 a setting is
+wrong; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import click
+
+from walle.cli.entries import put, read
+from walle.cli.nodes import dev, node
+from walle.cli.status import status
+from walle.cli.streams import stream
+from walle.errors import ConfigError, CorruptionError, Unavailable, WalleError, WriterLost
+from walle.process.child import EX_CONFIG, EX_DATAERR
+
+EX_UNAVAILABLE = 3
+EX_WRITER_LOST = 4
+EX_INTERRUPTED = 130
+
+_STATUSES: tuple[tuple[type[WalleError], int], ...] = (
+    (ConfigError, EX_CONFIG),
+    (CorruptionError, EX_DATAERR),
+    (Unavailable, EX_UNAVAILABLE),
+    (WriterLost, EX_WRITER_LOST),
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="walle")
+def walle() -> None:
+    """WALLE: replicated, durable, ordered logs with one exclusive writer each.
+
+    Try it on this machine:
+
+    \b
+        walle dev                            # three nodes, in this terminal
+        walle stream create /notes           # in another one
+        echo "first note" | walle put /notes
+        walle read /notes
+
+    Every client command takes --connect, or WALLE_CONNECT; without them it finds `walle dev`.
+    """
+
+
+for command in (dev, node, stream, put, read, status):
+    walle.add_command(command)
+
+
+def main() -> None:
+    """Runs the command line and ends the process."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Runs one command; returns the exit status."""
+    try:
+        result = walle.main(args=arguments, prog_name="walle", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except click.Abort:
+        return EX_INTERRUPTED
+    except WalleError as error:
+        click.echo(f"walle: {error}", err=True)
+        return next((status for cls, status in _STATUSES if isinstance(error, cls)), 1)
+    except BrokenPipeError:
+        # Whoever read our output has gone; what is still buffered has nowhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return result if isinstance(result, int) else 0

@@ -1,0 +1,84 @@
+"""`walle node` and `walle dev`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import yaml
+
+from walle.config import PORT_DEFAULT, parse_node_config
+from walle.dev import DevCluster
+from walle.errors import ConfigError
+from walle.limits import MEMBERS_COUNT_MAX
+from walle.supervisor import Supervisor, configure_logging
+
+
+@click.command()
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="FILE",
+    help="The node's settings; configs/node.yaml explains each.",
+)
+@click.option("--verbose", is_flag=True, help="Log more.")
+def node(config: Path, *, verbose: bool) -> int:
+    """Run one node, in the foreground, until SIGTERM.
+
+    \b
+        walle node --config n1.yaml
+    """
+    try:
+        settings = yaml.safe_load(config.read_text())
+    except OSError as error:
+        raise ConfigError(str(config), f"cannot be read: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(str(config), f"is no YAML: {error}") from error
+    try:
+        parsed = parse_node_config(settings, directory=config.parent)
+    except ConfigError as error:
+        raise ConfigError(f"{config}: {error.key}", error.rule) from error
+    configure_logging(parsed.node, is_verbose=verbose)
+    return Supervisor(parsed).run()
+
+
+@click.command()
+@click.option(
+    "--nodes",
+    type=click.IntRange(1, MEMBERS_COUNT_MAX),
+    default=3,
+    show_default=True,
+    help="How many nodes.",
+)
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("walle-data"),
+    show_default=True,
+    help="Where they keep their data.",
+)
+@click.option(
+    "--port",
+    type=click.IntRange(1, 65_535 - MEMBERS_COUNT_MAX),
+    default=PORT_DEFAULT,
+    show_default=True,
+    help="The first node's port; the others follow.",
+)
+@click.option(
+    "--only", type=int, metavar="N", help="Start only node N of the cluster, after it has died."
+)
+def dev(nodes: int, data: Path, port: int, only: int | None) -> int:
+    """Run a whole cluster on this machine, for trying and developing.
+
+    Prints a line that begins with `ready` when writes are accepted. A node that dies is reported
+    and not started again; --only does that. The nodes' logs are in the data directory.
+
+    \b
+        walle dev
+        walle dev --nodes 5 --data /tmp/five --port 8000
+        walle dev --only 2            # in another terminal, after node 2 has died
+    """
+    if only is not None and not 1 <= only <= nodes:
+        raise click.UsageError(f"--only: there are nodes 1 to {nodes}")
+    return DevCluster(nodes=nodes, data=data, port=port).run(only)

@@ -1,0 +1,104 @@
+"""`walle stream`: create, list, show."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from walle.cli.common import connect_option, json_option, print_json, run_client
+from walle.cli.status import collect_status, print_stream
+
+if TYPE_CHECKING:
+    from walle.client.client import Client
+    from walle.messages import StreamInfo
+
+
+@click.group()
+def stream() -> None:
+    """Create and look at streams."""
+
+
+@stream.command()
+@click.argument("name", metavar="STREAM")
+@click.option("--replicas", type=click.IntRange(1, 7), help="On how many nodes. Default: three.")
+@click.option("--members", metavar="N1,N2,...", help="On which nodes.")
+@connect_option
+def create(name: str, replicas: int | None, members: str | None, connect: str) -> None:
+    """Create a stream. Repeating it does no harm.
+
+    \b
+        walle stream create /orders
+        walle stream create /orders --members n1,n2,n3
+    """
+    if replicas and members:
+        raise click.UsageError("--replicas and --members exclude each other")
+    named = [node.strip() for node in members.split(",")] if members else []
+
+    async def work(client: Client) -> StreamInfo:
+        return await client.create_stream(name, replicas=replicas or 0, members=named)
+
+    info = run_client(connect, work)
+    click.echo(f"{info.name} is on {', '.join(member.node_id for member in info.members)}")
+
+
+@stream.command("list")
+@json_option
+@connect_option
+def list_command(connect: str, *, as_json: bool) -> None:
+    """List the streams.
+
+    \b
+        walle stream list
+        walle stream list --json
+    """
+
+    async def work(client: Client) -> tuple[StreamInfo, ...]:
+        return await client.list_streams()
+
+    streams = run_client(connect, work)
+    if as_json:
+        print_json([_describe(info) for info in streams])
+        return
+    table = Table("STREAM", "VERSION", "MEMBERS", box=None, pad_edge=False)
+    for info in streams:
+        members = " ".join(member.node_id for member in info.members)
+        table.add_row(info.name, str(info.version), members)
+    Console().print(table)
+
+
+def _describe(info: StreamInfo) -> dict[str, Any]:
+    return {
+        "name": info.name,
+        "id": info.stream_id,
+        "version": info.version,
+        "members": [member.node_id for member in info.members],
+        "first_entry_id": info.first_entry_id,
+    }
+
+
+@stream.command()
+@click.argument("name", metavar="STREAM")
+@json_option
+@connect_option
+def show(name: str, connect: str, *, as_json: bool) -> None:
+    """Show one stream: its writer, its members, what each of them holds.
+
+    \b
+        walle stream show /orders
+        walle stream show /orders --json
+    """
+
+    async def work(client: Client) -> dict[str, Any]:
+        await client.describe(name)
+        status = await collect_status(client)
+        found: dict[str, Any] = next(each for each in status["streams"] if each["name"] == name)
+        return found
+
+    found = run_client(connect, work)
+    if as_json:
+        print_json(found)
+    else:
+        print_stream(Console(), found)

@@ -1,0 +1,327 @@
+"""The client: knows the cluster's nodes, asks whichever answers, and makes writers and readers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from walle.client.reader import read_batches
+from walle.client.session import Session, open_session
+from walle.client.writer import Writer
+from walle.errors import Busy, RemoteProtocolError, Unavailable, WriterLost
+from walle.ids import NO_IDENTITY, NO_WRITER, Position, WriterId
+from walle.limits import LEASE_MS_MAX, LEASE_MS_MIN, STREAM_NAME_BYTES_MAX
+from walle.messages import (
+    Claim,
+    ClaimReply,
+    CreateStream,
+    Describe,
+    ListStreams,
+    Read,
+    ReadReply,
+    Status,
+    StatusReply,
+    StreamInfo,
+    StreamList,
+    WriterStatus,
+    WriterStatusReply,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+
+    from walle.messages import Message
+    from walle.record import Batch, Entry
+
+REQUEST_S = 5.0
+TIMEOUT_S = 10.0
+RETRY_S = 0.05
+CLAIM_WAIT_S = 10.0
+LEASE_MS_DEFAULT = 5_000
+
+R = TypeVar("R")
+
+
+class Client:
+    """A cluster's client. Make it by `walle.connect`.
+
+    Every method that asks something repeats the question, at other nodes too, until its deadline.
+    """
+
+    def __init__(self, addresses: Sequence[str]) -> None:
+        self._seeds = list(addresses)
+        self._sessions: dict[str, Session] = {}
+        self._opening: dict[str, asyncio.Lock] = {}
+        self._preferred = 0
+        self._streams: dict[str, StreamInfo] = {}
+        self.cluster_id = NO_IDENTITY
+
+    async def close(self) -> None:
+        """Ends all connections."""
+        sessions = list(self._sessions.values())
+        self._sessions.clear()
+        await asyncio.gather(*(session.close() for session in sessions))
+
+    # --- asking -----------------------------------------------------------------------------------
+
+    async def session(self, address: str) -> Session:
+        """The open session with the node at `address`; opened if there is none.
+
+        Raises:
+            Unavailable: nobody answers there.
+        """
+        async with self._opening.setdefault(address, asyncio.Lock()):
+            session = self._sessions.get(address)
+            if session is None or not session.is_open:
+                session = await open_session(address, self.cluster_id)
+                self._sessions[address] = session
+                if session.welcome is not None and session.welcome.cluster_id != NO_IDENTITY:
+                    self.cluster_id = session.welcome.cluster_id
+        return session
+
+    async def open_session(self, address: str) -> Session:
+        """A new session with the node at `address`, for the caller alone to use and to close."""
+        return await open_session(address, self.cluster_id)
+
+    async def ask(
+        self,
+        message: Message,
+        reply_type: type[R],
+        *,
+        addresses: Sequence[str] = (),
+        timeout_s: float = TIMEOUT_S,
+        request_s: float = REQUEST_S,
+    ) -> tuple[R, Batch | None]:
+        """Asks the first of the nodes that answers; the one that answered is asked first again.
+
+        Args:
+            addresses: which nodes may be asked; any, if empty.
+            timeout_s: for all attempts together; request_s: for one.
+
+        Raises:
+            Unavailable: none answered in time; it tells what the last one said.
+            Refused: a node refused.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_s
+        nodes = list(addresses) or self._seeds
+        error: Unavailable = Unavailable("no node was asked")
+        while True:
+            for turn in range(len(nodes)):
+                address = nodes[(self._preferred + turn) % len(nodes)]
+                left_s = deadline - loop.time()
+                if left_s <= 0:
+                    raise error
+                try:
+                    session = await self.session(address)
+                    reply, batch = await session.request(message, min(request_s, left_s))
+                except Busy as busy:
+                    error = busy
+                    break  # the next attempt, after a pause; another node knows no better
+                except Unavailable as unavailable:
+                    error = unavailable
+                    continue
+                if not isinstance(reply, reply_type):
+                    raise RemoteProtocolError(
+                        f"{address} answered {type(message).__name__} with {type(reply).__name__}"
+                    )
+                self._preferred = (self._preferred + turn) % len(nodes)
+                return reply, batch
+            self._preferred += 1
+            await asyncio.sleep(min(RETRY_S, max(deadline - loop.time(), 0)))
+
+    # --- streams ----------------------------------------------------------------------------------
+
+    async def create_stream(
+        self,
+        name: str,
+        *,
+        replicas: int = 0,
+        members: Sequence[str] = (),
+        timeout_s: float = TIMEOUT_S,
+    ) -> StreamInfo:
+        """Creates a stream; the one that exists is returned if it is the same.
+
+        Args:
+            name: a path, such as "/orders".
+            replicas: how many nodes hold it; 0: three, or as many as there are.
+            members: the ids of the nodes that hold it; empty: placed by the cluster.
+
+        Raises:
+            StreamExists: a stream of that name has other members.
+            Refused: the name or the members are not possible.
+        """
+        request = CreateStream(name, replicas, tuple(members))
+        info, _ = await self.ask(request, StreamInfo, timeout_s=timeout_s)
+        return info
+
+    async def list_streams(self) -> tuple[StreamInfo, ...]:
+        """All streams, `/cluster` included."""
+        reply, _ = await self.ask(ListStreams(), StreamList)
+        return reply.streams
+
+    async def describe(self, name: str, *, refresh: bool = False) -> StreamInfo:
+        """The stream's topology, from memory unless `refresh`.
+
+        Raises:
+            UnknownStream: there is no such stream.
+        """
+        if refresh or name not in self._streams:
+            if len(name.encode()) > STREAM_NAME_BYTES_MAX:
+                raise ValueError(f"a stream's name has at most {STREAM_NAME_BYTES_MAX} bytes")
+            self._streams[name], _ = await self.ask(Describe(name), StreamInfo)
+        return self._streams[name]
+
+    async def node_status(self, address: str) -> dict[str, Any]:
+        """What the node at `address` tells of itself; docs/wire.md describes it.
+
+        Raises:
+            Unavailable: it does not answer.
+        """
+        reply, _ = await self.ask(
+            Status(), StatusReply, addresses=[address], timeout_s=2.0, request_s=2.0
+        )
+        status: dict[str, Any] = json.loads(reply.json)
+        return status
+
+    # --- writing ----------------------------------------------------------------------------------
+
+    async def writer_status(
+        self, name: str, *, known: WriterId = NO_WRITER, wait_ms: int = 0
+    ) -> WriterStatusReply:
+        """Who the stream's writer is, by a majority of its members.
+
+        Args:
+            known, wait_ms: to watch: answers when the writer is not `known`, or after wait_ms.
+        """
+        info = await self.describe(name)
+        reply, _ = await self.ask(
+            WriterStatus(info.stream_id, 0, known, wait_ms),
+            WriterStatusReply,
+            addresses=[member.address for member in info.members],
+            timeout_s=TIMEOUT_S + wait_ms / 1000,
+            request_s=REQUEST_S + wait_ms / 1000,
+        )
+        return reply
+
+    @asynccontextmanager
+    async def claim(
+        self,
+        name: str,
+        *,
+        address: str,
+        lease_ms: int = LEASE_MS_DEFAULT,
+        force: bool = False,
+        timeout_s: float | None = None,
+    ) -> AsyncIterator[Writer]:
+        """Becomes the stream's exclusive writer for the length of the block.
+
+        At the end of the block what was put is awaited, then the stream is released.
+
+        Args:
+            address: told to whoever asks for the writer.
+            lease_ms: how long the others wait for this writer when it is silent.
+            force: takes over at once instead of waiting until the present lease has lapsed.
+            timeout_s: how long to wait for the claim; None: as long as it takes.
+
+        Raises:
+            Unavailable: not claimed in time.
+            WriterLost: another writer took over, by force.
+        """
+        if not LEASE_MS_MIN <= lease_ms <= LEASE_MS_MAX:
+            raise ValueError(f"lease_ms must lie between {LEASE_MS_MIN} and {LEASE_MS_MAX}")
+        writer = await self._claim(name, address, lease_ms, timeout_s, force=force)
+        try:
+            yield writer
+        except BaseException:
+            await writer.close(wait_for_puts=False)
+            raise
+        await writer.close()
+
+    async def _claim(
+        self, name: str, address: str, lease_ms: int, timeout_s: float | None, *, force: bool
+    ) -> Writer:
+        loop = asyncio.get_running_loop()
+        deadline = None if timeout_s is None else loop.time() + timeout_s
+        info = await self.describe(name)
+        while True:
+            left_s = CLAIM_WAIT_S if deadline is None else deadline - loop.time()
+            wait_s = max(min(left_s, CLAIM_WAIT_S), 0.1) + lease_ms / 1000 * force
+            request = Claim(info.stream_id, address, lease_ms, int(wait_s * 1000), int(force))
+            try:
+                claimed, _ = await self.ask(
+                    request,
+                    ClaimReply,
+                    timeout_s=wait_s + REQUEST_S,
+                    request_s=wait_s + REQUEST_S,
+                )
+            except Unavailable:
+                if deadline is not None and loop.time() >= deadline:
+                    raise
+                continue
+            if claimed.version != info.version:
+                info = await self.describe(name, refresh=True)
+            writer = Writer(self, info, claimed, lease_ms)
+            try:
+                await writer.start()
+            except BaseException as error:
+                await writer.close(wait_for_puts=False)
+                if isinstance(error, WriterLost) and not force:
+                    continue  # somebody took over at once; this claim waits for its turn
+                raise
+            return writer
+
+    # --- reading ----------------------------------------------------------------------------------
+
+    async def read(
+        self,
+        name: str,
+        *,
+        start: int = 1,
+        end: int | None = None,
+        follow: bool = False,
+        node: str | None = None,
+    ) -> AsyncGenerator[Entry, None]:
+        """Committed entries, in order, from `start` on.
+
+        Without `follow` the read is linearizable: it ends behind the last entry that was
+        acknowledged before it began, or before `end`. With `follow` it goes on for ever.
+
+        Args:
+            end: the first entry id that is not wanted.
+            node: the id of the one member to be read; it then serves only what it holds itself.
+        """
+        batches = read_batches(self, name, start=start, end=end, follow=follow, node=node)
+        async for entries in batches:
+            for entry in entries:
+                yield entry
+
+    async def committed(self, name: str) -> Position:
+        """The stream's commit point: all that was acknowledged before this call is below it."""
+        info = await self.describe(name)
+        reply, _ = await self.ask(
+            Read(info.stream_id, info.first_entry_id, 0, 0, linearizable=1, local=0),
+            ReadReply,
+            addresses=[member.address for member in info.members],
+        )
+        return reply.committed
+
+
+@asynccontextmanager
+async def connect(addresses: str | Sequence[str]) -> AsyncIterator[Client]:
+    """A client of the cluster that has nodes at `addresses`: "host:port,host:port" or a list.
+
+    Not all of them need to be up, nor named: the client learns the others from the first.
+
+    Raises:
+        Unavailable: no node answers.
+    """
+    names = addresses.split(",") if isinstance(addresses, str) else list(addresses)
+    client = Client([name.strip() for name in names if name.strip()])
+    try:
+        await client.list_streams()
+        yield client
+    finally:
+        await client.close()

@@ -1,0 +1,77 @@
+"""Reading a stream: committed entries in order, from whichever member answers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from walle.errors import CorruptionError, Refused
+from walle.limits import FETCH_BYTES_MAX
+from walle.messages import Read, ReadReply
+from walle.record import decode_all
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from walle.client.client import Client
+    from walle.ids import Position
+    from walle.messages import StreamInfo
+    from walle.record import Entry
+
+FOLLOW_WAIT_MS = 10_000
+
+
+async def read_batches(
+    client: Client, name: str, *, start: int, end: int | None, follow: bool, node: str | None
+) -> AsyncGenerator[list[Entry], None]:
+    """What `Client.read` gives, by the answer. The chain is checked from one to the next."""
+    info = await client.describe(name)
+    addresses = _addresses(info, node)
+    previous: Position | None = None
+    is_first = True
+    until = end
+    while until is None or start < until:
+        wait_ms = FOLLOW_WAIT_MS if follow and not is_first else 0
+        request = Read(
+            info.stream_id,
+            start,
+            FETCH_BYTES_MAX,
+            wait_ms,
+            linearizable=int(is_first and not follow),
+            local=int(node is not None),
+        )
+        reply, batch = await client.ask(
+            request,
+            ReadReply,
+            addresses=addresses,
+            timeout_s=30.0 + wait_ms / 1000,
+            request_s=15.0 + wait_ms / 1000,
+        )
+        if is_first and not follow:
+            committed_end = reply.committed.entry_id + 1
+            until = committed_end if end is None else min(end, committed_end)
+        is_first = False
+        if batch is None:
+            continue
+        if batch.first_id != start or (previous is not None and batch.before != previous):
+            raise CorruptionError(
+                name,
+                start,
+                expected=f"the successor of {previous}",
+                found=f"that of {batch.before}",
+            )
+        previous = batch.last
+        start = batch.last_id + 1
+        entries = list(decode_all(batch.payload.view()))
+        if until is not None:
+            entries = entries[: until - batch.first_id]
+        yield entries
+
+
+def _addresses(info: StreamInfo, node: str | None) -> list[str]:
+    if node is None:
+        return [member.address for member in info.members]
+    found = [member.address for member in info.members if member.node_id == node]
+    if not found:
+        members = ", ".join(member.node_id for member in info.members)
+        raise Refused(f"{node} is not a member of {info.name}; its members are {members}")
+    return found

@@ -1,0 +1,213 @@
+"""One connection to a node: requests matched with their answers."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, cast
+
+from walle import frame, record
+from walle.config import parse_address
+from walle.core.connection import Connection
+from walle.errors import (
+    Code,
+    CorruptionError,
+    RemoteProtocolError,
+    Unavailable,
+    WalleError,
+    error_for,
+)
+from walle.ids import NO_IDENTITY
+from walle.messages import PROTOCOL_VERSION, ROLE_CLIENT, Failure, Hello, Welcome
+from walle.record import Bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from walle.core.connection import Frame
+    from walle.messages import Message
+    from walle.record import Batch
+
+CONNECT_S = 3.0
+CLOSE_S = 0.5
+UNSENT_BYTES_MAX = 1024 * 1024
+
+
+def now_ns() -> int:
+    """The clock of leases: monotonic, and counting suspend where the system has such a clock."""
+    clock = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+    return time.clock_gettime_ns(clock)
+
+
+class Session(asyncio.Protocol):
+    """An open connection to one node.
+
+    on_message: gets the answers that no request waits for, such as those to puts.
+    on_pause: told when the way to the node is full (True) or free again (False).
+    on_close: called once, when the connection is gone.
+    """
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.welcome: Welcome | None = None
+        self.on_message: Callable[[Message], None] = lambda _message: None
+        self.on_pause: Callable[[bool], None] = lambda _is_paused: None
+        self.on_close: Callable[[], None] = lambda: None
+        self._connection = Connection(is_node=False)
+        self._received = bytearray()
+        self._answers: dict[int, asyncio.Future[tuple[Message, Batch | None]]] = {}
+        self._next_id = 0
+        self._transport: asyncio.Transport | None = None
+        self._error: WalleError | None = None
+        self._closed = asyncio.Event()
+
+    @property
+    def is_open(self) -> bool:
+        return self._transport is not None and not self._transport.is_closing()
+
+    def send(self, message: Message, batch: Batch | None = None, request_id: int = 0) -> None:
+        """Sends without waiting for an answer; nothing happens if the connection is gone."""
+        if self._transport is None or self._transport.is_closing():
+            return
+        if batch is None:
+            self._transport.write(frame.encode_head(message, request_id))
+        else:
+            payload = batch.payload
+            head = frame.encode_head(message, request_id, payload.size)
+            self._transport.write(b"".join((head, payload.view())))
+
+    async def request(self, message: Message, timeout_s: float) -> tuple[Message, Batch | None]:
+        """Sends, and waits for the answer and its records.
+
+        Raises:
+            Unavailable: no answer in time, or the connection is gone.
+            WalleError: the node answered with a failure.
+        """
+        if self._error is not None or not self.is_open:
+            raise self._error or Unavailable(f"the connection to {self.address} is gone")
+        self._next_id += 1
+        request_id = self._next_id
+        answer: asyncio.Future[tuple[Message, Batch | None]]
+        answer = asyncio.get_running_loop().create_future()
+        self._answers[request_id] = answer
+        try:
+            self.send(message, request_id=request_id)
+            async with asyncio.timeout(timeout_s):
+                reply, batch = await answer
+        except TimeoutError:
+            name = type(message).__name__
+            raise Unavailable(
+                f"{self.address} did not answer {name} in {timeout_s:.1f} s"
+            ) from None
+        finally:
+            self._answers.pop(request_id, None)
+        if isinstance(reply, Failure):
+            raise error_for(Code(reply.code), reply.text)
+        return reply, batch
+
+    async def close(self) -> None:
+        """Ends the connection; what was sent is still handed to the system, if that is quick."""
+        if self._transport is None:
+            return
+        self._transport.close()
+        try:
+            async with asyncio.timeout(CLOSE_S):
+                await self._closed.wait()
+        except TimeoutError:
+            self._transport.abort()
+            await self._closed.wait()
+
+    # --- asyncio.Protocol -------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self._transport.set_write_buffer_limits(high=UNSENT_BYTES_MAX)
+
+    def pause_writing(self) -> None:
+        self.on_pause(True)
+
+    def resume_writing(self) -> None:
+        self.on_pause(False)
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        handled = 0
+        try:
+            with memoryview(self._received) as view:
+                arrived = [
+                    (each.end, *self._decode(each)) for each in self._connection.frames(view)
+                ]
+        except (RemoteProtocolError, CorruptionError) as error:
+            self._fail(error)
+            return
+        for end, request_id, message, batch in arrived:
+            handled = end
+            self._dispatch(request_id, message, batch)
+        del self._received[:handled]
+
+    def _decode(self, each: Frame) -> tuple[int, Message, Batch | None]:
+        request_id, message = each.message()
+        records, head = bytes(each.records), each.head
+        head.release()
+        each.records.release()
+        if not records:
+            return request_id, message, None
+        return request_id, message, record.check(Bytes(records), where=f"from {self.address}")
+
+    def _dispatch(self, request_id: int, message: Message, batch: Batch | None) -> None:
+        answer = self._answers.get(request_id)
+        if answer is not None:
+            if not answer.done():
+                answer.set_result((message, batch))
+        elif isinstance(message, Failure) and not request_id:
+            self._fail(error_for(Code(message.code), message.text))
+        else:
+            self.on_message(message)
+
+    def _fail(self, error: WalleError) -> None:
+        """The session is of no further use."""
+        self._error = self._error or error
+        if self._transport is not None:
+            self._transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        gone = self._error or Unavailable(
+            f"{self.address} closed the connection" + (f": {exc}" if exc else "")
+        )
+        for answer in self._answers.values():
+            if not answer.done():
+                answer.set_exception(gone)
+        self._closed.set()
+        self.on_close()
+
+
+async def open_session(address: str, cluster_id: bytes = NO_IDENTITY) -> Session:
+    """Connects and shakes hands.
+
+    Args:
+        cluster_id: the cluster that the node must belong to; NO_IDENTITY: any.
+
+    Raises:
+        Unavailable: nobody answers there.
+        WrongCluster: the node belongs to another cluster.
+    """
+    host, port = parse_address("connect", address)
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(CONNECT_S):
+            _, session = await loop.create_connection(lambda: Session(address), host, port)
+    except TimeoutError:
+        raise Unavailable(f"{address} does not accept connections in {CONNECT_S:.0f} s") from None
+    except OSError as error:
+        raise Unavailable(f"nobody answers at {address}: {error.strerror or error}") from error
+    hello = Hello(PROTOCOL_VERSION, ROLE_CLIENT, cluster_id, "", NO_IDENTITY)
+    try:
+        welcome, _ = await session.request(hello, CONNECT_S)
+    except BaseException:
+        await session.close()
+        raise
+    if not isinstance(welcome, Welcome):
+        await session.close()
+        raise RemoteProtocolError(f"{address} answered Hello with {type(welcome).__name__}")
+    session.welcome = welcome
+    return session

@@ -1,0 +1,357 @@
+"""A stream's exclusive writer: pipelined puts, sent to every member directly."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+from walle.client.session import now_ns
+from walle.core import quorum
+from walle.core.pipeline import Pipeline
+from walle.core.topology import StreamTopology
+from walle.errors import Busy, LeaseExpired, Outcome, Unavailable, WalleError, WriterLost
+from walle.limits import BATCH_BYTES_MAX, PIPELINE_BYTES_MAX
+from walle.messages import PutReply, Release, ReleaseReply
+from walle.record import Encoder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from walle.client.client import Client
+    from walle.client.session import Session
+    from walle.ids import Position, WriterId
+    from walle.messages import ClaimReply, Message, StreamInfo
+
+RECONNECT_S_MIN = 0.05
+RECONNECT_S_MAX = 1.0
+RESOLVE_S = 10.0
+RELEASE_S = 2.0
+
+
+class Writer:
+    """Makes entries durable, in order. Make it by `Client.claim`.
+
+    `put` returns at once; what it returns is awaited for the entry's position, which comes once
+    a majority of the members holds the entry on stable storage.
+
+    on_committed: called with the commit point whenever it has moved.
+    """
+
+    def __init__(
+        self, client: Client, info: StreamInfo, claimed: ClaimReply, lease_ms: int
+    ) -> None:
+        self.stream = info.name
+        self.writer_id: WriterId = claimed.writer
+        self._client = client
+        self._info = info
+        self._pipeline = Pipeline(
+            stream_id=info.stream_id,
+            topology=_topology(info),
+            writer=claimed.writer,
+            lease_ms=lease_ms,
+            tail=claimed.tail,
+        )
+        self._encoder = Encoder(claimed.writer, claimed.tail)
+        self._loop = asyncio.get_running_loop()
+        self._waiting: deque[tuple[Position, asyncio.Future[Position]]] = deque()
+        self._sessions: dict[str, Session] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._is_flush_due = False
+        self._is_closing = False
+        self._lost: WriterLost | None = None
+        self._progress = asyncio.Event()
+        self.on_committed: Callable[[Position], None] = lambda _position: None
+
+    # --- what users call --------------------------------------------------------------------------
+
+    @property
+    def tail(self) -> Position:
+        """The last entry put, durable or not yet."""
+        return self._encoder.tail
+
+    @property
+    def committed(self) -> Position:
+        """The last entry known to be durable."""
+        return self._pipeline.committed
+
+    def put(self, data: bytes) -> asyncio.Future[Position]:
+        """Puts an entry; returns at once. Await the result for the entry's position.
+
+        Puts are pipelined and keep their order.
+
+        Raises:
+            Busy: too much is in flight; nothing was done. `await drain()` first.
+            WriterLost: another writer has claimed the stream.
+            LocalProtocolError: the data is too large for an entry.
+        """
+        if self._lost is not None:
+            raise self._lost
+        if self._is_closing:
+            raise Unavailable(f"the writer of {self.stream} is closed")
+        if self._encoder.size > PIPELINE_BYTES_MAX:
+            raise Busy(f"{PIPELINE_BYTES_MAX} bytes wait to be sent; `await writer.drain()` first")
+        position = self._encoder.add(data, time.time_ns() // 1000)
+        future: asyncio.Future[Position] = self._loop.create_future()
+        self._waiting.append((position, future))
+        if self._encoder.size >= BATCH_BYTES_MAX:
+            self._flush()
+        elif not self._is_flush_due:
+            self._is_flush_due = True
+            self._loop.call_soon(self._flush)
+        return future
+
+    async def drain(self) -> None:
+        """Waits until more can be put without piling up in this process.
+
+        Raises:
+            WriterLost: another writer has claimed the stream.
+        """
+        while not self.has_room:
+            await self._next_progress()
+
+    @property
+    def has_room(self) -> bool:
+        """Whether more can be put without piling up in this process."""
+        return self._encoder.size < BATCH_BYTES_MAX and self._pipeline.has_room
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Guards a read of state that only the present writer may answer from.
+
+        The lease is looked at before and after: no other writer was exclusive in between.
+
+        Raises:
+            LeaseExpired: the lease lapsed before the block ended; its answer may be stale.
+        """
+        self._check_exclusive()
+        yield
+        self._check_exclusive()
+
+    @property
+    def is_exclusive(self) -> bool:
+        """Whether this writer is exclusive at this moment."""
+        return self._lost is None and now_ns() < self._pipeline.exclusive_until_ns()
+
+    def _check_exclusive(self) -> None:
+        if not self.is_exclusive:
+            raise LeaseExpired(
+                f"the lease of {self.stream} lapsed: no majority acknowledged in time"
+            )
+
+    # --- life -------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Connects with the members; returns once a majority has acknowledged a heartbeat."""
+        self._pipeline.heartbeat(now_ns())
+        for member in self._info.members:
+            task = self._loop.create_task(self._keep_connected(member.node_id, member.address))
+            self._tasks.append(task)
+        while not self.is_exclusive:
+            await self._next_progress()
+
+    async def close(self, *, wait_for_puts: bool = True) -> None:
+        """Waits for the puts in flight, then releases the stream.
+
+        Raises:
+            WriterLost: another writer claimed the stream; a put that waits carries its own error.
+        """
+        try:
+            if wait_for_puts:
+                while self._waiting and self._lost is None:
+                    await self._next_progress()
+            self._is_closing = True
+            if self._lost is None:
+                await self._release()
+        finally:
+            await self._stop()
+
+    async def _release(self) -> None:
+        """Ends the lease at a majority; from here on this writer is not exclusive."""
+        release = Release(
+            self._info.stream_id,
+            self._pipeline.topology.version,
+            self.writer_id,
+            self._pipeline.committed,
+            relay=0,
+        )
+        released: set[str] = set()
+
+        async def tell(node: str, session: Session) -> None:
+            with suppress(WalleError):
+                reply, _ = await session.request(release, RELEASE_S)
+                if isinstance(reply, ReleaseReply) and not reply.code:
+                    released.add(node)
+
+        self._lost = WriterLost(self.stream, self.writer_id, "released", Outcome.NOT_WRITTEN)
+        tells = [
+            self._loop.create_task(tell(node, session)) for node, session in self._sessions.items()
+        ]
+        while tells and not quorum.is_majority(self._pipeline.topology, released):
+            _, pending = await asyncio.wait(tells, return_when=asyncio.FIRST_COMPLETED)
+            tells = list(pending)
+
+    async def _stop(self) -> None:
+        self._is_closing = True
+        if self._timer is not None:
+            self._timer.cancel()
+        for task in self._tasks:
+            task.cancel()
+        for _, future in self._waiting:
+            future.cancel()
+        self._waiting.clear()
+        sessions = list(self._sessions.values())
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*(session.close() for session in sessions))
+
+    async def _next_progress(self) -> None:
+        """Waits for news of the puts in flight, or of the lease."""
+        if self._lost is not None:
+            raise self._lost
+        self._progress.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(1.0):
+                await self._progress.wait()
+
+    # --- sending ----------------------------------------------------------------------------------
+
+    def _flush(self) -> None:
+        """Hands what was encoded to the pipeline, as one batch, if there is room."""
+        self._is_flush_due = False
+        if self._encoder.size and self._pipeline.has_room and self._lost is None:
+            self._pipeline.put(self._encoder.take(), now_ns())
+        self._send()
+
+    def _send(self) -> None:
+        for node, put, batch in self._pipeline.take():
+            session = self._sessions.get(node)
+            if session is not None:
+                session.send(put, batch)
+        self._set_timer()
+
+    def _set_timer(self) -> None:
+        if self._is_closing:
+            return
+        due_s = self._loop.time() + max(self._pipeline.next_ns() - now_ns(), 0) / 1e9
+        if self._timer is not None:
+            if self._timer.when() <= due_s and not self._timer.cancelled():
+                return  # it fires early and sets itself again
+            self._timer.cancel()
+        self._timer = self._loop.call_at(min(due_s, self._loop.time() + 1.0), self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        self._pipeline.tick(now_ns())
+        self._send()
+
+    # --- the members ------------------------------------------------------------------------------
+
+    async def _keep_connected(self, node: str, address: str) -> None:
+        """Keeps a connection of this writer's own to one member."""
+        pause_s = RECONNECT_S_MIN
+        while True:
+            closed = asyncio.Event()
+            try:
+                session = await self._client.open_session(address)
+            except WalleError:
+                pass
+            else:
+                session.on_message = lambda message: self._on_message(node, message)
+                session.on_pause = lambda is_paused: self._on_pause(node, is_paused)
+                session.on_close = closed.set
+                self._sessions[node] = session
+                self._pipeline.connected(node, now_ns())
+                self._send()
+                pause_s = RECONNECT_S_MIN
+                await closed.wait()
+                self._pipeline.disconnected(node)
+                self._sessions.pop(node, None)
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, RECONNECT_S_MAX)
+
+    def _on_pause(self, node: str, is_paused: bool) -> None:
+        self._pipeline.paused(node, is_paused=is_paused, now_ns=now_ns())
+        self._send()
+
+    def _on_message(self, node: str, message: Message) -> None:
+        if not isinstance(message, PutReply):
+            return
+        before = self._pipeline.committed
+        self._pipeline.receive(node, message, now_ns())
+        committed_id = self._pipeline.committed.entry_id
+        waiting = self._waiting
+        while waiting and waiting[0][0].entry_id <= committed_id:
+            position, future = waiting.popleft()
+            if not future.done():
+                future.set_result(position)
+        if self._pipeline.committed != before:
+            self.on_committed(self._pipeline.committed)
+        if self._pipeline.lost is not None and self._lost is None:
+            self._on_lost(self._pipeline.lost)
+        self._progress.set()
+        self._flush()
+
+    # --- loss -------------------------------------------------------------------------------------
+
+    def _on_lost(self, reply: PutReply) -> None:
+        """A newer writer has claimed the stream: finds out what became of the puts in flight."""
+        self._lost = WriterLost(self.stream, reply.promised, reply.address, Outcome.NOT_WRITTEN)
+        waiting, self._waiting = list(self._waiting), deque()
+        if waiting:
+            self._tasks.append(self._loop.create_task(self._resolve(waiting, reply)))
+
+    async def _resolve(
+        self, waiting: list[tuple[Position, asyncio.Future[Position]]], reply: PutReply
+    ) -> None:
+        """Ends each put: durable ones as such, the others by WriterLost with their outcome."""
+        try:
+            async with asyncio.timeout(RESOLVE_S):
+                durable_id = await self._durable_id(waiting)
+        except (TimeoutError, WalleError):
+            durable_id = None
+        for position, future in waiting:
+            if future.done():
+                continue
+            if durable_id is not None and position.entry_id <= durable_id:
+                future.set_result(position)
+            else:
+                outcome = Outcome.UNKNOWN if durable_id is None else Outcome.NOT_WRITTEN
+                future.set_exception(
+                    WriterLost(self.stream, reply.promised, reply.address, outcome)
+                )
+
+    async def _durable_id(self, waiting: list[tuple[Position, asyncio.Future[Position]]]) -> int:
+        """The last entry of this writer's history that the newer writer's history has.
+
+        Once a newer claim has returned, the stream's history up to its tail is settled: an entry
+        of ours is in it, with our chain, or can never be.
+        """
+        while True:
+            status = await self._client.writer_status(self.stream)
+            if status.established and status.writer > self.writer_id:
+                break
+            await asyncio.sleep(RECONNECT_S_MIN)
+        committed = await self._client.committed(self.stream)
+        durable_id = self._pipeline.committed.entry_id
+        chains = {position.entry_id: position.chain for position, _ in waiting}
+        first_id, last_id = waiting[0][0].entry_id, waiting[-1][0].entry_id
+        end = min(committed.entry_id, last_id) + 1
+        if end <= first_id:
+            return durable_id
+        async for entry in self._client.read(self.stream, start=first_id, end=end):
+            if entry.chain != chains[entry.entry_id]:
+                break
+            durable_id = entry.entry_id
+        return durable_id
+
+
+def _topology(info: StreamInfo) -> StreamTopology:
+    return StreamTopology(
+        info.version,
+        tuple(member.node_id for member in info.members),
+        tuple(member.node_id for member in info.old_members),
+        info.first_entry_id,
+    )

@@ -1,0 +1,182 @@
+"""The blocking client: the asyncio client, run by a thread of its own.
+
+    with walle.sync.connect("127.0.0.1:7411") as client:
+        with client.claim("/orders", address="app-1:9000") as writer:
+            writer.put(b"order 1 created").result()
+        for entry in client.read("/orders"):
+            print(entry.data)
+
+Every call may be made from any thread. Errors are those of the asyncio client.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from walle.client import client as asyncio_client
+from walle.client.client import LEASE_MS_DEFAULT
+from walle.client.reader import read_batches
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Coroutine, Iterator, Sequence
+    from concurrent.futures import Future
+
+    from walle.client import writer as asyncio_writer
+    from walle.ids import Position
+    from walle.messages import StreamInfo, WriterStatusReply
+    from walle.record import Entry
+
+R = TypeVar("R")
+
+
+class _Loop:
+    """An event loop in a thread."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="walle", daemon=True)
+        self._thread.start()
+
+    def submit(self, work: Coroutine[Any, Any, R]) -> Future[R]:
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    def run(self, work: Coroutine[Any, Any, R]) -> R:
+        return self.submit(work).result()
+
+    def stop(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+class Writer:
+    """As `walle.Writer`; `put` returns a `concurrent.futures.Future`."""
+
+    def __init__(self, loop: _Loop, writer: asyncio_writer.Writer) -> None:
+        self._loop = loop
+        self._writer = writer
+
+    def put(self, data: bytes) -> Future[Position]:
+        """Puts an entry; `.result()` waits until it is durable and gives its position.
+
+        Waits by itself while too much is in flight.
+        """
+
+        async def put() -> Position:
+            return await self._writer.put(data)
+
+        if not self._writer.has_room:
+            self._loop.run(self._writer.drain())
+        return self._loop.submit(put())
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """As `walle.Writer.exclusive`."""
+        with self._writer.exclusive():
+            yield
+
+    @property
+    def is_exclusive(self) -> bool:
+        """Whether this writer is exclusive at this moment."""
+        return self._writer.is_exclusive
+
+    @property
+    def tail(self) -> Position:
+        """The last entry put, durable or not yet."""
+        return self._writer.tail
+
+    @property
+    def committed(self) -> Position:
+        """The last entry known to be durable."""
+        return self._writer.committed
+
+
+class Client:
+    """As `walle.Client`. Make it by `walle.sync.connect`."""
+
+    def __init__(self, loop: _Loop, client: asyncio_client.Client) -> None:
+        self._loop = loop
+        self._client = client
+
+    def create_stream(
+        self, name: str, *, replicas: int = 0, members: Sequence[str] = ()
+    ) -> StreamInfo:
+        """As `walle.Client.create_stream`."""
+        return self._loop.run(self._client.create_stream(name, replicas=replicas, members=members))
+
+    def list_streams(self) -> tuple[StreamInfo, ...]:
+        """All streams, `/cluster` included."""
+        return self._loop.run(self._client.list_streams())
+
+    def writer_status(self, name: str) -> WriterStatusReply:
+        """Who the stream's writer is, by a majority of its members."""
+        return self._loop.run(self._client.writer_status(name))
+
+    @contextmanager
+    def claim(
+        self,
+        name: str,
+        *,
+        address: str,
+        lease_ms: int = LEASE_MS_DEFAULT,
+        force: bool = False,
+        timeout_s: float | None = None,
+    ) -> Iterator[Writer]:
+        """As `walle.Client.claim`."""
+        claim = self._client.claim(
+            name, address=address, lease_ms=lease_ms, force=force, timeout_s=timeout_s
+        )
+        writer = self._loop.run(_enter(claim))
+        try:
+            yield Writer(self._loop, writer)
+        except BaseException as error:
+            self._loop.run(_exit(claim, error))
+            raise
+        self._loop.run(_exit(claim, None))
+
+    def read(
+        self,
+        name: str,
+        *,
+        start: int = 1,
+        end: int | None = None,
+        follow: bool = False,
+        node: str | None = None,
+    ) -> Iterator[Entry]:
+        """As `walle.Client.read`."""
+        batches = read_batches(self._client, name, start=start, end=end, follow=follow, node=node)
+        try:
+            while (entries := self._loop.run(_next(batches))) is not None:
+                yield from entries
+        finally:
+            self._loop.run(batches.aclose())
+
+
+async def _next(batches: AsyncGenerator[list[Entry], None]) -> list[Entry] | None:
+    return await anext(batches, None)
+
+
+async def _enter(manager: Any) -> Any:
+    return await manager.__aenter__()
+
+
+async def _exit(manager: Any, error: BaseException | None) -> None:
+    await manager.__aexit__(type(error) if error is not None else None, error, None)
+
+
+@contextmanager
+def connect(addresses: str | Sequence[str]) -> Iterator[Client]:
+    """As `walle.connect`, blocking."""
+    loop = _Loop()
+    connection = asyncio_client.connect(addresses)
+    try:
+        client = loop.run(_enter(connection))
+        try:
+            yield Client(loop, client)
+        finally:
+            loop.run(_exit(connection, None))
+    finally:
+        loop.stop()
