@@ -46,8 +46,19 @@ UNCOMMITTED_BYTES_MAX = 64 * MIB
 REORDER_BYTES_MAX = 8 * MIB
 REORDER_COUNT_MAX = 4_096
 READS_WAITING_MAX = 1_024
+WATCHES_MAX = 1_024
 TAIL_PAGE_ENTRIES = 8_192
 FETCH_BYTES_MAX = 512 * KIB
+
+# A node.
+CLAIMS_COUNT_MAX = 256
+"""Claims that one node coordinates at the same time."""
+QUESTIONS_COUNT_MAX = 1_024
+"""Requests that wait for the newest topology."""
+LIST_BYTES_MAX = 128 * KIB
+"""One page of a list of streams."""
+GAPS_LISTED_MAX = 1_000
+"""Of one stream's gaps in a status: the lowest."""
 
 # Leases.
 LEASE_MS_MIN = 100

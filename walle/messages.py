@@ -238,10 +238,15 @@ class StreamInfo(NamedTuple):
 
 
 class ListStreams(NamedTuple):
-    pass
+    """The streams with an id above `after`, in order of their ids, as many as fit an answer."""
+
+    after: U64
 
 
 class StreamList(NamedTuple):
+    """more: 1 when there are streams with higher ids than these."""
+
+    more: U8
     streams: tuple[StreamInfo, ...]
 
 
@@ -257,12 +262,17 @@ class CreateStream(NamedTuple):
 
 
 class Status(NamedTuple):
-    """What this node knows of itself, of the cluster and of its streams."""
+    """What this node knows of itself, of the cluster and of its streams with an id above `after`,
+    as many as fit an answer."""
+
+    after: U64
 
 
 class StatusReply(NamedTuple):
-    """json: an object, described in docs/wire.md."""
+    """more: 1 when this node has streams with higher ids than these.
+    json: an object, described in docs/wire.md."""
 
+    more: U8
     json: bytes
 
 
@@ -685,6 +695,13 @@ def encode(message: Message, out: bytearray) -> None:
         _CODECS[type(message)].encode(message, out)
     except (struct.error, UnicodeEncodeError) as error:
         raise LocalProtocolError(f"{type(message).__name__}: {error}") from error
+
+
+def encoded_size(message: Message) -> int:
+    """How many bytes the message needs, alone or as a part of another."""
+    out = bytearray()
+    encode(message, out)
+    return len(out)
 
 
 def decode(code: int, buffer: memoryview | bytes, offset: int) -> Message:

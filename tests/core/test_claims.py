@@ -95,10 +95,6 @@ def test_member_crashes_in_the_middle_of_a_sync(
     assert w3.tail == w1.position(4)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="_fetch_for_sync does not finish its call: after the first page on_end ends the Sync",
-)
 def test_sync_takes_more_than_one_page(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(member, "FETCH_BYTES_MAX", 1)
     stage = Stage()
@@ -114,10 +110,6 @@ def test_sync_takes_more_than_one_page(monkeypatch: pytest.MonkeyPatch) -> None:
     assert c2.returns().tail == w1.position(4)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="a repeated Sync truncates to its base again, though the member holds all it wants",
-)
 def test_repeated_sync_does_not_undo_the_first() -> None:
     stage = Stage()
     uneven(stage)
@@ -351,7 +343,6 @@ def test_put_under_another_version_is_not_taken(version: int) -> None:
     assert stage.history("n1") == []
 
 
-@pytest.mark.xfail(strict=True, reason="nobody's writer id, (0, 0), equals nobody's promise")
 def test_nobody_is_not_a_writer() -> None:
     """On a stream that was never claimed, a put without a claim is refused."""
     stage = Stage(is_fresh=True)

@@ -67,10 +67,6 @@ def test_jump_waits_for_entries_on_their_way() -> None:
     assert stage["n1"].history.committed == w1.position(4)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="Member._jump does not look whether the missing entry has arrived meanwhile",
-)
 @pytest.mark.parametrize("first", [1, 2])
 def test_jump_keeps_what_arrived_meanwhile(first: int) -> None:
     """The missing entry came after all, in a put that told an older commit point; and so did its
@@ -92,10 +88,6 @@ def test_jump_keeps_what_arrived_meanwhile(first: int) -> None:
     stage.check()
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="Member._jump_to does not look whether the entry it fetched has arrived meanwhile",
-)
 def test_learned_commit_point_keeps_what_arrived_meanwhile() -> None:
     """While the record of a commit point that another member told is fetched, puts arrive."""
     stage = Stage()
@@ -124,10 +116,6 @@ def test_storage_leaves_the_old_run_where_the_core_does() -> None:
     stage.check_storage()
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="advance() leaves `_missing` alone, and only a put that finds it empty sets the alarm",
-)
 def test_member_jumps_again_after_it_learned_a_commit_point_during_a_jump() -> None:
     """A jump's record is fetched while the member learns of that commit point another way."""
     stage = Stage()

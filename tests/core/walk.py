@@ -506,8 +506,10 @@ class Walk:
         """Nothing goes on that should have ended: no question, no relay, no reader."""
         self._pass_ms(5_000)
         for node in self.cluster.nodes.values():
-            assert not node._relays
+            assert not node._writers._relays
+            assert not node._writers._claims
             assert not node.members[self.stream_id].reading._waiting
+            assert not node.members[self.stream_id].watching._watches
             keys = [key for key in node.context.timers._alarms if isinstance(key, tuple)]
             calls = {key[1] for key in keys if key[0] in ("call repeats", "call ends")}
             assert calls == set(node.context.calls._calls), "a question is asked without end"

@@ -76,7 +76,7 @@ def assert_refused(peer: Peer, code: Code, says: str, within_s: float = AT_ONCE_
 
 def assert_alive(peer: Peer) -> None:
     """The session goes on."""
-    assert isinstance(peer.ask(Status()), StatusReply)
+    assert isinstance(peer.ask(Status(0)), StatusReply)
 
 
 # --- refused at once ------------------------------------------------------------------------------
@@ -306,7 +306,7 @@ def test_thousands_of_tiny_requests_are_all_answered(address: str, watch: Watch)
             WriterStatus(info.stream_id, 1, NO_WRITER, 0): WriterStatusReply,
             Read(info.stream_id, 1, 0, 0, 0, 0): ReadReply,
             Describe("/tiny"): type(info),
-            ListStreams(): StreamList,
+            ListStreams(0): StreamList,
         }
         expected = {}
         frames = []

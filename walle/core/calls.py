@@ -89,7 +89,7 @@ class Calls:
         *,
         until_ns: int,
         on_end: Callable[[], None],
-    ) -> None:
+    ) -> Call:
         """Asks every member until a majority has answered with code OK.
 
         on_majority(answers): once, with the answers by node.
@@ -105,6 +105,7 @@ class Calls:
                     on_majority(answers)
 
         call = self.ask(topology.everyone, message, on_reply, until_ns=until_ns, on_end=on_end)
+        return call
 
     def listen(self, on_reply: Callable[[str, Message], None]) -> int:
         """A request id whose answers all go to `on_reply`, until it is forgotten."""

@@ -173,13 +173,14 @@ class Claim:
                 f"{longest.address or 'another writer'} holds the lease",
             )
 
-        context.calls.ask_majority(
+        call = context.calls.ask_majority(
             self._topology,
             AskWriter(self._stream_id, self._topology.version),
             on_majority,
             until_ns=min(context.after_ms(ASK_MS), self._until_ns),
             on_end=lambda: self._begin_anew("no majority of the members answered"),
         )
+        self._calls.append(call)
 
     def _ask_promises(self) -> None:
         """Step 1."""
@@ -282,7 +283,7 @@ class Claim:
                 return
             self._stamped.add(node)
             if quorum.is_majority(self._topology, self._stamped):
-                self._end()
+                self.cancel()
                 self._on_claimed(Claimed(self._topology.version, self._writer, tail))
 
         message = Stamp(self._stream_id, self._topology.version, self._writer, tail)
@@ -314,7 +315,7 @@ class Claim:
     def _pause(self, ms: float, why: str) -> None:
         """Starts again after a while, if there is time left; `why` is told when there is none."""
         self._failure = why
-        self._end()
+        self.cancel()
         at_ns = self._context.after_ms(ms)
         if at_ns < self._until_ns:
             self._context.timers.set(("claim", id(self)), at_ns, self.start)
@@ -322,11 +323,11 @@ class Claim:
             self._context.timers.set(("claim", id(self)), self._until_ns, self._give_up)
 
     def _give_up(self) -> None:
-        self._end()
+        self.cancel()
         self._on_failed(self._failure)
 
-    def _end(self) -> None:
-        """Forgets every question; answers that still come are dropped."""
+    def cancel(self) -> None:
+        """Forgets every question; answers that still come are dropped, and nobody is called."""
         self._context.timers.cancel(("claim", id(self)))
         for call in self._calls:
             call.finish()

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 REPLICAS_DEFAULT = 3
+SHOWN_MAX = 80
 
 
 class StreamRecord(NamedTuple):
@@ -66,6 +67,22 @@ def place(name: str, nodes: Iterable[str], replicas: int) -> tuple[str, ...]:
     """The `replicas` nodes with the highest hash of (stream, node): rendezvous hashing."""
     ranked = sorted(nodes, key=lambda node: (mmh3.hash64(f"{name}\0{node}")[0], node), reverse=True)
     return tuple(sorted(ranked[:replicas]))
+
+
+def check_name(name: str) -> str | None:
+    """Why no stream can have that name; None if one can."""
+    size = len(name.encode())
+    if name.startswith("/") and name.isprintable() and 2 <= size <= STREAM_NAME_BYTES_MAX:
+        return None
+    return (
+        f"{shown(name)}: a stream's name begins with '/', has 2 to {STREAM_NAME_BYTES_MAX} bytes, "
+        "and no control characters"
+    )
+
+
+def shown(name: str) -> str:
+    """A name that somebody sent, as an error's text may show it."""
+    return repr(name) if len(name) <= SHOWN_MAX else f"{name[:SHOWN_MAX]!r}..."
 
 
 def _encode(change: dict[str, Any]) -> bytes:
@@ -140,14 +157,13 @@ class ClusterState:
 
     def plan_stream(self, request: CreateStream) -> tuple[str, ...] | Refusal:
         """The members of the stream to create, or why it cannot be created."""
-        name_size = len(request.name.encode())
-        if not request.name.startswith("/") or not 2 <= name_size <= STREAM_NAME_BYTES_MAX:
-            text = f"a stream's name begins with '/' and has 2 to {STREAM_NAME_BYTES_MAX} bytes"
-            return Refusal(Code.BAD_REQUEST, f"{request.name!r}: {text}")
+        wrong = check_name(request.name)
+        if wrong is not None:
+            return Refusal(Code.BAD_REQUEST, wrong)
         unknown = [node for node in request.members if node not in self.nodes]
         if unknown:
             known = ", ".join(sorted(self.nodes))
-            return Refusal(Code.BAD_REQUEST, f"no node {unknown[0]!r}; the nodes are {known}")
+            return Refusal(Code.BAD_REQUEST, f"no node {shown(unknown[0])}; the nodes are {known}")
         if len(set(request.members)) != len(request.members):
             return Refusal(Code.BAD_REQUEST, "a node is named twice among the members")
         replicas = len(request.members) or request.replicas

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from walle.core.calls import Calls
 from walle.core.effects import Outbox
+from walle.core.sessions import Sessions
 from walle.core.timers import Timers
 from walle.limits import NS_PER_MS
 
@@ -39,6 +40,7 @@ class Context:
         self.outbox = Outbox()
         self.timers = Timers()
         self.calls = Calls(self)
+        self.sessions = Sessions()
 
     def send(self, to: Address, message: Message, request_id: int = 0) -> None:
         """Sends at once; see `Outbox.send`."""

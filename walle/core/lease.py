@@ -31,12 +31,16 @@ class OwedLeases:
     def __init__(self, *, now_ns: int, lease_ms: int, older_lease_ms: int) -> None:
         self._lease_ms = lease_ms
         self._older_lease_ms = older_lease_ms
+        self._is_released = False
         self.promised_until_ns = now_ns + lease_ms * NS_PER_MS
         self.older_until_ns = now_ns + older_lease_ms * NS_PER_MS
 
     def renew(self, now_ns: int) -> None:
-        """The promised writer's put was received."""
-        self.promised_until_ns = max(self.promised_until_ns, now_ns + self._lease_ms * NS_PER_MS)
+        """The promised writer's put was received. One that its Release has overtaken, or that a
+        relay still sends for it, renews nothing: the writer has stopped to be exclusive."""
+        if not self._is_released:
+            until_ns = now_ns + self._lease_ms * NS_PER_MS
+            self.promised_until_ns = max(self.promised_until_ns, until_ns)
 
     def supersede(self, now_ns: int, lease_ms: int) -> int:
         """A newer writer, with that lease, is promised; what is owed to the former stays owed.
@@ -54,11 +58,13 @@ class OwedLeases:
         self._lease_ms = lease_ms
         self.older_until_ns = max(self.older_until_ns, self.promised_until_ns)
         self.promised_until_ns = 0
+        self._is_released = False
         return self._older_lease_ms
 
     def release(self) -> None:
         """The promised writer ended in good order. What is owed to older ones stays owed."""
         self.promised_until_ns = 0
+        self._is_released = True
 
     @property
     def until_ns(self) -> int:

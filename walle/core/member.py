@@ -16,6 +16,7 @@ from walle.core.effects import NO_PROMISE, Promise, Send
 from walle.core.lease import OwedLeases
 from walle.core.orphan import Orphan
 from walle.core.reading import Reading
+from walle.core.watching import Watching
 from walle.errors import Code
 from walle.ids import NO_WRITER, ORIGIN, Position, WriterId
 from walle.limits import (
@@ -138,6 +139,7 @@ class Member:
         self._learning = False
         self._syncing: Syncing | None = None
         self.reading = Reading(context, self)
+        self.watching = Watching(context, self)
         self.backfill = Backfill(context, self)
         self.orphan = Orphan(context, self)
 
@@ -148,6 +150,7 @@ class Member:
 
     def _changed(self) -> None:
         self.reading.on_commit()
+        self.watching.on_change()
         self.backfill.start()
         self.orphan.watch()
         self._on_change(self)
@@ -189,6 +192,8 @@ class Member:
         code = self.admit_version(version)
         if code is not Code.OK:
             return code
+        if writer == NO_WRITER:
+            return Code.BAD_REQUEST  # it equals the promise of a stream that was never claimed
         if writer < self.promise.writer:
             return Code.FENCED
         if writer > self.promise.writer:
@@ -230,7 +235,7 @@ class Member:
         """Rule 3.4, for all entries of a batch at once."""
         put, batch = waiting.put, waiting.batch
         assert batch is not None  # noqa: S101 - for the type checker
-        if batch.writer is not None and batch.writer != put.writer:
+        if batch.writer != put.writer:
             return Code.BAD_REQUEST
         code = self._take_entries(put.writer, batch)
         if code is Code.OK:
@@ -352,29 +357,31 @@ class Member:
         if committed.entry_id < self.history.committed.entry_id:
             return Code.OK
         if self.history.holds(committed):
-            if self.accepted < put.writer:
-                self._truncate(committed)
-                self._accept(put.writer)
-            self.advance(committed)
-            if self._missing is not None and self._missing.entry_id <= committed.entry_id:
-                self._missing = None
+            self._commit_held(committed, put.writer)
             return Code.OK
         if committed.entry_id == self.history.committed.entry_id:
             return self._diverged(committed)
-        if self._missing is None:
-            wait_ms = min(JUMP_WAIT_MS_MAX, self.promise.lease_ms / 4)
-            self.context.timers.set_if_unset(
-                ("jump", self.stream_id), self.context.after_ms(wait_ms), self._jump
-            )
         if self._missing is None or committed.entry_id > self._missing.entry_id:
             self._missing = committed
+        wait_ms = min(JUMP_WAIT_MS_MAX, self.promise.lease_ms / 4)
+        self.context.timers.set_if_unset(
+            ("jump", self.stream_id), self.context.after_ms(wait_ms), self._jump
+        )
         return Code.OK
+
+    def _commit_held(self, committed: Position, writer: WriterId | None) -> None:
+        """The commit point is `committed`, which is held. writer: as for `_jump_to`."""
+        if writer is not None and self.accepted < writer:
+            self._truncate(committed)
+            self._accept(writer)
+        self.advance(committed)
 
     def advance(self, committed: Position) -> None:
         """The commit point is `committed`, an entry of the live run."""
         if committed.entry_id <= self.history.committed.entry_id:
             return
         self.history.commit(committed)
+        self._forget_missing(up_to=committed.entry_id)
         if committed.entry_id - self._noted_id >= COMMIT_NOTE_ENTRIES:
             self._note_commit()
         else:
@@ -396,9 +403,6 @@ class Member:
         missing, writer = self._missing, self.promise.writer
         if missing is None:
             return
-        if self.history.committed.entry_id >= missing.entry_id:
-            self._missing = None
-            return
         for waiting in self._reordered:
             batch = waiting.batch
             if (
@@ -411,16 +415,25 @@ class Member:
                 return
 
         def on_record(batch: Batch) -> None:
-            if self.promise.writer == writer and self._missing is not None:
+            if self.promise.writer == writer:
                 self._jump_to(missing, batch, writer)
+            on_end()
 
-        self.fetch_one(missing, on_record, on_end=lambda: self._retry_jump(writer))
+        def on_end() -> None:
+            if self._missing is not None:
+                self._set_jump_alarm(REPEAT_JUMP_MS)
 
-    def _retry_jump(self, writer: WriterId) -> None:
-        if self._missing is not None and self.promise.writer == writer:
-            self.context.timers.set(
-                ("jump", self.stream_id), self.context.after_ms(REPEAT_JUMP_MS), self._jump
-            )
+        self._set_jump_alarm(2 * FETCH_MS)  # nothing else sets it while the fetch is under way
+        self.fetch_one(missing, on_record, on_end)
+
+    def _set_jump_alarm(self, ms: float) -> None:
+        self.context.timers.set(("jump", self.stream_id), self.context.after_ms(ms), self._jump)
+
+    def _forget_missing(self, *, up_to: int) -> None:
+        """The commit point has come to that entry, or a newer writer tells another one."""
+        if self._missing is not None and self._missing.entry_id <= up_to:
+            self._missing = None
+            self.context.timers.cancel(("jump", self.stream_id))
 
     def fetch_one(
         self, position: Position, on_record: Callable[[Batch], None], on_end: Callable[[], None]
@@ -450,13 +463,16 @@ class Member:
         history = self.history
         if committed.entry_id <= history.committed.entry_id:
             return
-        self._missing = None
+        if history.holds(committed):  # it has arrived meanwhile
+            self._commit_held(committed, writer)
+            return
         skip = max(history.committed.entry_id + 1 - batch.first_id, 0)
         if batch.first_id + skip == history.committed.entry_id + 1:
             # No gap: the suffix merely conflicts. What the batch shares with it is kept.
             skip = max(skip, history.matching(batch))
             last_held = batch.position_at(batch.first_id + skip - 1)
             if not history.holds(last_held):
+                self._forget_missing(up_to=committed.entry_id)
                 self._diverged(last_held)
                 return
             self._truncate(last_held)
@@ -467,6 +483,7 @@ class Member:
             history.jump(batch, skip, committed)
             accepted = self._newly_accepted(writer)
             self._noted_id = committed.entry_id
+            self._forget_missing(up_to=committed.entry_id)
             self._order(effects.Jump(self.stream_id, batch, skip, committed, accepted))
             gap = history.gaps()[-1]
             self.context.outbox.note(f"{self.name}: jumped to {committed}, leaving the gap {gap}")
@@ -493,16 +510,19 @@ class Member:
 
     def _adopt_then(self, waiting: Waiting) -> None:
         """Rule 3.2: this member missed a claim; it asks a majority who the writer is."""
-        under_way = self._adopting is not None
         queue = self._adopting or []
         size = _size(waiting) + sum(map(_size, queue))
         if size > REORDER_BYTES_MAX or len(queue) >= ADOPTION_QUEUE_MAX:
             self._reply_to_put(waiting.sender, waiting.request_id, waiting.put, Code.BUSY)
             return
-        queue.append(_detached(waiting))
+        self.learn_writer().append(_detached(waiting))
+
+    def learn_writer(self) -> list[Waiting]:
+        """Asks a majority who the writer is; returns the puts that wait for the answer."""
+        if self._adopting is not None:
+            return self._adopting
+        queue: list[Waiting] = []
         self._adopting = queue
-        if under_way:
-            return
         self.context.calls.ask_majority(
             self.topology,
             AskWriter(self.stream_id, self.topology.version),
@@ -510,6 +530,7 @@ class Member:
             until_ns=self.context.after_ms(ADOPTION_MS),
             on_end=lambda: self._adopt(None),
         )
+        return queue
 
     def _adopt(self, answer: AskWriterReply | None) -> None:
         """Adopts the highest promise of a majority, then goes on with the puts that waited."""
@@ -529,7 +550,8 @@ class Member:
         self._order(effects.SetPromise(self.stream_id, self.promise))
         self.context.outbox.note(f"{self.name}: promised writer {writer}, {address}")
         self._drop_reordered()
-        self._missing = None
+        if self._missing is not None:
+            self._forget_missing(up_to=self._missing.entry_id)
         self._syncing = None
         self.last_put_ns = self.context.now_ns
         self._changed()
@@ -608,7 +630,9 @@ class Member:
         self._syncing = Syncing(sender, request_id, message)
         if again:
             return
-        if not message.jump:
+        if self.history.tail == message.tail:
+            self._fetch_for_sync()  # a repetition: nothing is lacking any more
+        elif not message.jump:
             if message.base.entry_id < self.history.committed.entry_id or not self.history.holds(
                 message.base
             ):
@@ -666,6 +690,7 @@ class Member:
             return
 
         def on_reply(_node: str, reply: Message, batch: Batch | None) -> None:
+            call.finish()
             if not self._still_syncing(message):
                 return
             if (
@@ -687,7 +712,7 @@ class Member:
             tail.chain,
             FETCH_BYTES_MAX,
         )
-        self.context.calls.ask(
+        call = self.context.calls.ask(
             [message.source],
             question,
             on_reply,

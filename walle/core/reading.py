@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from walle.core import effects
 from walle.core.effects import Send
+from walle.core.question import SharedQuestion
 from walle.errors import Code
 from walle.limits import FETCH_BYTES_MAX, READS_WAITING_MAX
 from walle.messages import AskWriter, AskWriterReply, Failure, Read, ReadReply
@@ -19,6 +20,7 @@ from walle.messages import AskWriter, AskWriterReply, Failure, Read, ReadReply
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from walle.core.calls import Call
     from walle.core.context import Context
     from walle.core.effects import Address
     from walle.core.member import Member
@@ -31,60 +33,154 @@ LINEARIZE_PAUSE_MS = 100
 ENTRIES_AT_ONCE_MAX = 1 << 20
 
 
+class Waiting:
+    """One read that is not answered yet.
+
+    entry_id: what must be committed before it goes on; None: it waits for another member.
+    call: the question that it waits for.
+    """
+
+    def __init__(self, key: int, sender: Address, request_id: int, read: Read) -> None:
+        self.key = key
+        self.sender = sender
+        self.request_id = request_id
+        self.read = read
+        self.entry_id: int | None = None
+        self.call: Call | None = None
+
+
 class Reading:
     """The readers of one member."""
 
     def __init__(self, context: Context, member: Member) -> None:
         self._context = context
         self._member = member
-        self._waiting: dict[int, tuple[int, Callable[[], None]]] = {}
-        self._next_key = 0
+        self._waiting: dict[int, Waiting] = {}
+        self._count = 0
+        self._tails: SharedQuestion[int | None] = SharedQuestion(self._ask_tails)
 
     def read(self, sender: Address, request_id: int, read: Read) -> None:
         """Answers a Read: at once, or when what it waits for is committed."""
-        if len(self._waiting) >= READS_WAITING_MAX:
-            text = f"{READS_WAITING_MAX} reads wait at {self._context.node_id} already"
-            self._context.send(sender, Failure(Code.BUSY, text), request_id)
-        elif read.linearizable:
-            deadline_ns = self._context.after_ms(max(read.wait_ms, READ_MS))
-            self._linearize(sender, request_id, read, deadline_ns)
+        if not read.linearizable and not self._must_wait(read):
+            self._answer(sender, request_id, read)
+            return
+        waiting = self._begin(sender, request_id, read)
+        if waiting is None:
+            return
+        if read.linearizable:
+            self._set_deadline(waiting, max(read.wait_ms, READ_MS), self._give_up)
+            self._linearize(waiting)
         else:
-            self._read_when_committed(sender, request_id, read)
+            self._wait_for_start(waiting)
 
     def on_commit(self) -> None:
         """The commit point has moved: serves whoever waited for it."""
         committed_id = self._member.history.committed.entry_id
-        ready = [key for key, (entry_id, _) in self._waiting.items() if entry_id <= committed_id]
-        for key in ready:
-            self._context.timers.cancel(("read", self._member.stream_id, key))
-            self._waiting.pop(key)[1]()
+        for waiting in [*self._waiting.values()]:
+            if waiting.entry_id is not None and waiting.entry_id <= committed_id:
+                self._go_on(waiting)
 
-    def _wait(
-        self, entry_id: int, until_ns: int, then: Callable[[], None], or_else: Callable[[], None]
-    ) -> None:
-        """Calls `then` once `entry_id` is committed, or `or_else` at `until_ns`."""
-        key = self._next_key = self._next_key + 1
+    # --- waiting ----------------------------------------------------------------------------------
 
-        def give_up() -> None:
-            del self._waiting[key]
-            or_else()
+    def _must_wait(self, read: Read) -> bool:
+        return read.wait_ms > 0 and read.start > self._member.history.committed.entry_id
 
-        self._waiting[key] = (entry_id, then)
-        self._context.timers.set(("read", self._member.stream_id, key), until_ns, give_up)
+    def _begin(self, sender: Address, request_id: int, read: Read) -> Waiting | None:
+        """Counts a read that has to wait; answers `busy` when too many do."""
+        if len(self._waiting) >= READS_WAITING_MAX:
+            text = f"{READS_WAITING_MAX} reads of {self._member.name} wait here already"
+            self._context.send(sender, Failure(Code.BUSY, text), request_id)
+            return None
+        self._count += 1
+        waiting = self._waiting[self._count] = Waiting(self._count, sender, request_id, read)
+        self._context.sessions.add(
+            sender, ("read", self._member.stream_id, waiting.key), lambda: self._end(waiting)
+        )
+        return waiting
+
+    def _set_deadline(self, waiting: Waiting, ms: int, then: Callable[[Waiting], None]) -> None:
+        self._context.timers.set(
+            ("read", self._member.stream_id, waiting.key),
+            self._context.after_ms(ms),
+            lambda: then(waiting),
+        )
+
+    def _end(self, waiting: Waiting) -> None:
+        """It waits no more: it will be answered, or its session has ended."""
+        self._waiting.pop(waiting.key, None)
+        for kind in ("read", "linearize"):
+            self._context.timers.cancel((kind, self._member.stream_id, waiting.key))
+        if waiting.call is not None:
+            waiting.call.finish()
+        self._context.sessions.discard(
+            waiting.sender, ("read", self._member.stream_id, waiting.key)
+        )
+
+    def _wait_for_start(self, waiting: Waiting) -> None:
+        waiting.entry_id = waiting.read.start
+        self._set_deadline(waiting, waiting.read.wait_ms, self._finish)
+
+    def _go_on(self, waiting: Waiting) -> None:
+        """What it waited for is committed here."""
+        if not waiting.read.linearizable:
+            self._finish(waiting)
+            return
+        waiting.read = waiting.read._replace(linearizable=0)
+        self._context.timers.cancel(("linearize", self._member.stream_id, waiting.key))
+        if self._must_wait(waiting.read):
+            self._wait_for_start(waiting)
+        else:
+            self._finish(waiting)
+
+    def _finish(self, waiting: Waiting) -> None:
+        self._end(waiting)
+        self._answer(waiting.sender, waiting.request_id, waiting.read)
+
+    def _give_up(self, waiting: Waiting) -> None:
+        self._end(waiting)
+        text = f"the tail of {self._member.name} did not settle in time: no writer, or no majority"
+        self._context.send(waiting.sender, Failure(Code.UNAVAILABLE, text), waiting.request_id)
+
+    # --- linearizable -----------------------------------------------------------------------------
+
+    def _linearize(self, waiting: Waiting) -> None:
+        """Asks a majority for their tails, and waits until they are committed here.
+
+        If that does not come soon, a newer claim may have dropped the tail: the question is put
+        again, until the deadline.
+        """
+        waiting.entry_id = None
+        self._tails.ask(lambda tail_id: self._on_tail(waiting, tail_id))
+
+    def _on_tail(self, waiting: Waiting, tail_id: int | None) -> None:
+        if waiting.key not in self._waiting:
+            return
+        if tail_id is not None and tail_id <= self._member.history.committed.entry_id:
+            self._go_on(waiting)
+            return
+        waiting.entry_id = tail_id
+        self._context.timers.set(
+            ("linearize", self._member.stream_id, waiting.key),
+            self._context.after_ms(LINEARIZE_PAUSE_MS if tail_id is None else LINEARIZE_MS),
+            lambda: self._linearize(waiting),
+        )
+
+    def _ask_tails(self, then: Callable[[int | None], None]) -> None:
+        """The highest tail of a majority; None: no majority answered."""
+
+        def on_majority(answers: dict[str, AskWriterReply]) -> None:
+            then(max(answer.tail.entry_id for answer in answers.values()))
+
+        member = self._member
+        self._context.calls.ask_majority(
+            member.topology,
+            AskWriter(member.stream_id, member.topology.version),
+            on_majority,
+            until_ns=self._context.after_ms(LINEARIZE_MS),
+            on_end=lambda: then(None),
+        )
 
     # --- the answer -------------------------------------------------------------------------------
-
-    def _read_when_committed(self, sender: Address, request_id: int, read: Read) -> None:
-        history = self._member.history
-        if read.wait_ms and read.start > history.committed.entry_id:
-            self._wait(
-                read.start,
-                self._context.after_ms(read.wait_ms),
-                lambda: self._answer(sender, request_id, read),
-                lambda: self._answer(sender, request_id, read),
-            )
-        else:
-            self._answer(sender, request_id, read)
 
     def _reply(self) -> ReadReply:
         history = self._member.history
@@ -122,63 +218,25 @@ class Reading:
 
     def _read_elsewhere(self, sender: Address, request_id: int, read: Read) -> None:
         """What lies in a gap here is asked of the other members, and passed on."""
+        waiting = self._begin(sender, request_id, read)
+        if waiting is None:
+            return
 
         def on_reply(_node: str, reply: Message, batch: Batch | None) -> None:
             if isinstance(reply, ReadReply) and batch is not None and batch.first_id == read.start:
-                call.finish()
+                self._end(waiting)
                 self._context.outbox.send(sender, self._reply(), request_id, batch)
 
         def on_end() -> None:
+            self._end(waiting)
             text = f"no member that answers holds entry {read.start} of {self._member.name}"
             self._context.send(sender, Failure(Code.UNAVAILABLE, text), request_id)
 
         question = read._replace(linearizable=0, local=1, wait_ms=0)
-        call = self._context.calls.ask(
+        waiting.call = self._context.calls.ask(
             self._member.others,
             question,
             on_reply,
             until_ns=self._context.after_ms(READ_MS),
             on_end=on_end,
-        )
-
-    # --- linearizable -----------------------------------------------------------------------------
-
-    def _linearize(self, sender: Address, request_id: int, read: Read, deadline_ns: int) -> None:
-        """Asks a majority for their tails, waits until they are committed here, then reads.
-
-        If that does not come soon, a newer claim may have dropped the tail: the question is put
-        again, until the deadline.
-        """
-        member = self._member
-        if self._context.now_ns >= deadline_ns:
-            text = f"the tail of {member.name} did not settle in time: no writer, or no majority"
-            self._context.send(sender, Failure(Code.UNAVAILABLE, text), request_id)
-            return
-
-        def again() -> None:
-            self._linearize(sender, request_id, read, deadline_ns)
-
-        def on_majority(answers: dict[str, AskWriterReply]) -> None:
-            tail_id = max(answer.tail.entry_id for answer in answers.values())
-            read_on = read._replace(linearizable=0)
-            if tail_id <= member.history.committed.entry_id:
-                self._read_when_committed(sender, request_id, read_on)
-            else:
-                self._wait(
-                    tail_id,
-                    min(self._context.after_ms(LINEARIZE_MS), deadline_ns),
-                    lambda: self._read_when_committed(sender, request_id, read_on),
-                    again,
-                )
-
-        self._context.calls.ask_majority(
-            member.topology,
-            AskWriter(member.stream_id, member.topology.version),
-            on_majority,
-            until_ns=min(self._context.after_ms(LINEARIZE_MS), deadline_ns),
-            on_end=lambda: self._context.timers.set(
-                ("linearize", member.stream_id, sender, request_id),
-                self._context.after_ms(LINEARIZE_PAUSE_MS),
-                again,
-            ),
         )

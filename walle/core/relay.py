@@ -51,6 +51,7 @@ class Relay:
         self._member = member
         self._on_idle = on_idle
         self._pending: deque[Pending] = deque()
+        self.writer = put.writer
         self._key = ("relay", member.stream_id, put.writer)
         self._lease_ms = member.promise.lease_ms
         self._open(put)
@@ -97,7 +98,8 @@ class Relay:
         self._on_progress()
 
     def stop(self) -> None:
-        """The client has gone quiet: what no majority has answered by now is not answered."""
+        """The client has gone quiet, or its time as the writer is over: whether a majority has
+        what is not answered by now is not known."""
         self._end(Code.UNAVAILABLE)
 
     def _on_progress(self) -> None:

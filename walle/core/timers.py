@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
 NEVER = 1 << 63
+REPLACED_MAX = 1_024
+"""How many alarms that were replaced or cancelled are left lying about until their time."""
 
 
 class Timers:
@@ -24,6 +26,9 @@ class Timers:
         self._count += 1
         self._alarms[key] = (at_ns, self._count, action)
         heapq.heappush(self._heap, (at_ns, self._count, key))
+        if len(self._heap) > 2 * len(self._alarms) + REPLACED_MAX:
+            self._heap = [(at, count, each) for each, (at, count, _) in self._alarms.items()]
+            heapq.heapify(self._heap)
 
     def set_if_unset(self, key: Hashable, at_ns: int, action: Callable[[], None]) -> None:
         """As `set`, but leaves an alarm of that key alone."""
@@ -47,10 +52,14 @@ class Timers:
         return NEVER
 
     def run_due(self, now_ns: int) -> None:
-        """Runs what is due, in order of time. What an action sets for now runs in the next call."""
+        """Runs what is due, in order of time, unless what ran before it has cancelled or replaced
+        it. What an action sets for now runs in the next call."""
         due = []
         while self.next_ns() <= now_ns:
-            _, _, key = heapq.heappop(self._heap)
-            due.append(self._alarms.pop(key)[2])
-        for action in due:
-            action()
+            _, count, key = heapq.heappop(self._heap)
+            due.append((key, count))
+        for key, count in due:
+            alarm = self._alarms.get(key)
+            if alarm is not None and alarm[1] == count:
+                del self._alarms[key]
+                alarm[2]()
