@@ -31,8 +31,12 @@ RING_DATA_BYTES = 16 * MIB
 # The network.
 SESSIONS_COUNT_MAX = 1024
 SESSION_UNSENT_BYTES_MAX = 8 * MIB
+SESSION_BEHIND_BYTES = 64 * KIB
+"""With more than this unsent, a session counts as behind."""
+UNSENT_BYTES_MAX = 64 * MIB
+"""Of all clients' sessions that are behind, together."""
 UNFINISHED_BYTES_MAX = 32 * MIB
-"""Of frames that are still arriving, all sessions together."""
+"""Of frames that are still arriving, all sessions together; those in the arena come on top."""
 HANDSHAKE_MS_MAX = 5_000
 FRAME_MS_MAX = 10_000
 """How long a frame may take to arrive from its first byte."""

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.clusters import wait_until
-from tests.wire.marks import known_bug
 from tests.wire.peer import Peer, make_batch, peers
 from walle import frame
 from walle.errors import Code
@@ -205,10 +204,6 @@ UNFINISHED = frame.encode_head(
 ) + bytes(FRAME_BYTES_MAX * 7 // 8)
 
 
-@known_bug(
-    "UNFINISHED_BYTES_MAX is looked at twice a second and one session a time is ended: nothing "
-    "bounds the memory of unfinished frames"
-)
 def test_200_unfinished_frames_are_bounded_in_memory(own_watch: Watch) -> None:
     with peers(own_watch.address, 200) as many:
         for each in many:
@@ -222,7 +217,6 @@ def test_200_unfinished_frames_are_bounded_in_memory(own_watch: Watch) -> None:
     own_watch.finish()
 
 
-@known_bug("the session that has been idle for longest is ended, not one that sends half frames")
 def test_unfinished_frames_are_not_paid_for_by_others(own_watch: Watch) -> None:
     with Peer(own_watch.address) as idle, peers(own_watch.address, 60) as many:
         for each in many:
@@ -232,7 +226,6 @@ def test_unfinished_frames_are_not_paid_for_by_others(own_watch: Watch) -> None:
         assert isinstance(idle.ask(Status(0)), StatusReply)
 
 
-@known_bug("8 MiB of answers may wait for each of 1,024 sessions, for ever")
 def test_many_clients_that_do_not_read_are_bounded_in_memory(own_watch: Watch) -> None:
     with Peer(own_watch.address) as peer, peers(own_watch.address, 100) as deaf:
         claimed = peer.claim(peer.create("/large"))

@@ -7,7 +7,6 @@ import random
 from types import SimpleNamespace
 from typing import Any, cast
 
-from tests.wire.marks import known_bug
 from tests.wire.peer import make_batch
 from walle.core.context import Context
 from walle.core.relay import Relay
@@ -71,10 +70,6 @@ def test_a_put_is_answered_once_a_majority_has_it() -> None:
     assert answer.held == bench.batch.last
 
 
-@known_bug(
-    "an entry sent again is answered from what members acknowledged before it: its transmission "
-    "makes the client's lease younger than the members'"
-)
 def test_a_put_sent_again_proves_a_renewal_after_it() -> None:
     bench = Bench()
     bench.relay.put(CLIENT, 1, bench.first, bench.batch)
@@ -89,7 +84,6 @@ def test_a_put_sent_again_proves_a_renewal_after_it() -> None:
     assert (answer.code, answer.transmission) == (Code.OK, 2)
 
 
-@known_bug("an alarm that another one in the same run has cancelled runs all the same")
 def test_a_relay_whose_client_is_quiet_ends_for_good() -> None:
     """Also when the process has stood still, so that its end and its heartbeat are overdue both."""
     bench = Bench()

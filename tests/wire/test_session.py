@@ -8,7 +8,6 @@ import pytest
 
 from tests.clusters import DevNodes, wait_until
 from tests.golden.test_golden_frames import EXAMPLES, Example
-from tests.wire.marks import known_bug
 from tests.wire.peer import Answer, Peer, make_batch
 from walle.errors import Code
 from walle.ids import Position, WriterId
@@ -48,7 +47,6 @@ def shape(value: Any, writer: WriterId | None) -> Any:
     return value
 
 
-@known_bug("a cluster of one node has two topology managers, of which it asks the idle one")
 def test_a_node_answers_as_the_document_shows(tmp_path: Path) -> None:
     """Requests and answers take turns. The writer's id is the node's to choose, so what depends on
     it (the records, the chains) is made anew; all else is as the document has it."""

@@ -131,11 +131,11 @@ class Node:
 
     def start(self) -> None:
         """Takes up work: forms the cluster, follows it, closes gaps."""
-        self._bootstrap.start()
         for member in self.members.values():
             member.start()
         if STREAM_CLUSTER in self.members:
             self._start_cluster()
+        self._bootstrap.start()
         self._news.ask()
         self._settle()
 

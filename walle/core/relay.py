@@ -79,13 +79,15 @@ class Relay:
         if len(self._pending) >= PIPELINE_ENTRIES_MAX or not pipeline.has_room:
             self._answer(sender, request_id, put, Code.BUSY)
             return
-        if batch is None:
-            self._writer.heartbeat()
-        elif batch.before == pipeline.tail:
+        if batch is not None and batch.before == pipeline.tail:
             self._writer.put(batch.detach())
-        elif batch.last_id > pipeline.tail.entry_id:
+        elif batch is not None and batch.last_id > pipeline.tail.entry_id:
             self._answer(sender, request_id, put, Code.CONFLICT)
             return
+        else:
+            # Entries that are sent again, too: what the members acknowledged before this sending
+            # must not make the client's lease younger.
+            self._writer.heartbeat()
         self._pending.append(
             Pending(
                 sender,

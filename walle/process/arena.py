@@ -84,6 +84,11 @@ class Inbox:
         self._saved = b""
 
     @property
+    def saved_bytes(self) -> int:
+        """How much of the unfinished frame takes memory outside of the arena."""
+        return len(self._saved)
+
+    @property
     def size(self) -> int:
         """Bytes of the unfinished frame that have come."""
         return self._end - self._start or len(self._saved)

@@ -21,9 +21,11 @@ from walle.errors import Code, CorruptionError, RemoteProtocolError
 from walle.limits import (
     FRAME_MS_MAX,
     HANDSHAKE_MS_MAX,
+    SESSION_BEHIND_BYTES,
     SESSION_UNSENT_BYTES_MAX,
     SESSIONS_COUNT_MAX,
     UNFINISHED_BYTES_MAX,
+    UNSENT_BYTES_MAX,
 )
 from walle.messages import Failure
 from walle.process import mail
@@ -72,11 +74,21 @@ class Session(asyncio.BufferedProtocol):
             return waited_ms > HANDSHAKE_MS_MAX
         return self._inbox.size > 0 and waited_ms > FRAME_MS_MAX
 
+    @property
+    def saved_bytes(self) -> int:
+        """Memory that its unfinished frame takes outside of the arena."""
+        return self._inbox.saved_bytes
+
+    @property
+    def unsent_bytes(self) -> int:
+        """Memory that what it has not read yet takes."""
+        return self.transport.get_write_buffer_size() if self.transport is not None else 0
+
     # --- receiving --------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
-        self.transport.set_write_buffer_limits(high=SESSION_UNSENT_BYTES_MAX)
+        self.transport.set_write_buffer_limits(high=SESSION_BEHIND_BYTES)
         sock = transport.get_extra_info("socket")
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -92,7 +104,9 @@ class Session(asyncio.BufferedProtocol):
             self.transport.resume_reading()
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002
-        return self._inbox.room(self._wanted)
+        room = self._inbox.room(self._wanted)
+        self._network.bound_unfinished()
+        return room
 
     def buffer_updated(self, nbytes: int) -> None:
         data = self._inbox.received(nbytes)
@@ -140,15 +154,26 @@ class Session(asyncio.BufferedProtocol):
         unsent, self._unsent = self._unsent, []
         if not unsent or self.transport is None or self.transport.is_closing():
             return
-        if self.transport.get_write_buffer_size() > SESSION_UNSENT_BYTES_MAX:
+        if self.unsent_bytes > SESSION_UNSENT_BYTES_MAX:
             if self.source.kind == mail.SESSION:
-                log.warning("session %d ends: it does not read its answers", self.source.number)
-                self.transport.abort()
+                self.give_up()
             return
         self.transport.write(b"".join(unsent))
+        if self.unsent_bytes > SESSION_BEHIND_BYTES and self.source.kind == mail.SESSION:
+            self._network.session_behind(self)
+
+    def give_up(self) -> None:
+        """Ends the session of a client that does not read."""
+        log.warning("%s ends: it does not read its answers", self._network.describe(self))
+        if self.transport is not None:
+            self.transport.abort()
+
+    def resume_writing(self) -> None:
+        self._network.session_caught_up(self)
 
     def fail(self, code: Code, text: str) -> None:
         """Tells the other side what is wrong, and ends the session."""
+        self._inbox.drop()
         if self.transport is None or self.transport.is_closing():
             return
         log.info("%s: %s", self._network.describe(self), text)
@@ -209,6 +234,7 @@ class Network:
         self._links: dict[int, Link] = {}
         self._next_session = 1
         self._backlog: deque[list[Buffer]] = deque()
+        self._behind: set[Session] = set()
         self._is_paused = False
         self._needs_publish = False
 
@@ -253,7 +279,29 @@ class Network:
             return
         self._sessions[session.source.number] = session
 
+    def session_behind(self, session: Session) -> None:
+        """A client reads more slowly than it is answered; with too much unsent in all, those who
+        have read least of theirs must go."""
+        self._behind.add(session)
+        while sum(each.unsent_bytes for each in self._behind) > UNSENT_BYTES_MAX:
+            most = max(self._behind, key=lambda each: each.unsent_bytes)
+            self._behind.discard(most)
+            most.give_up()
+
+    def session_caught_up(self, session: Session) -> None:
+        """It has read nearly all."""
+        self._behind.discard(session)
+
+    def bound_unfinished(self) -> None:
+        """Ends the sessions whose frames have been arriving for longest, if all that arrive take
+        too much memory."""
+        while self.arena.saved_bytes > UNFINISHED_BYTES_MAX:
+            saved = [each for each in self._all_sessions() if each.saved_bytes]
+            oldest = min(saved, key=lambda each: each.unfinished_since_s)
+            oldest.fail(Code.BUSY, "too many frames are arriving at once")
+
     def session_lost(self, session: Session, error: Exception | None) -> None:
+        self._behind.discard(session)
         if self._sessions.pop(session.source.number, None) is session and session.is_open:
             self.pass_on(mail.pack_closed(session.source.number))
         if error is not None:
@@ -267,9 +315,6 @@ class Network:
             for session in self._all_sessions():
                 if session.is_late:
                     session.fail(Code.BAD_REQUEST, "a handshake or a frame took too long to arrive")
-            if self.arena.saved_bytes > UNFINISHED_BYTES_MAX:
-                oldest = min(self._all_sessions(), key=lambda each: each.unfinished_since_s)
-                oldest.fail(Code.BUSY, "too many frames are arriving at once")
 
     def _all_sessions(self) -> list[Session]:
         links = [link.session for link in self._links.values() if link.session is not None]
