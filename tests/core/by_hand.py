@@ -215,7 +215,7 @@ class Stage:
             case ReadTail():
                 member.read_tail(sender, request_id, message)
             case Sync():
-                member.sync(sender, request_id, message)
+                member.syncing.sync(sender, request_id, message)
             case Stamp():
                 member.stamp(sender, request_id, message)
             case Release():

@@ -9,7 +9,7 @@ import pytest
 
 from tests.core.by_hand import STREAM, VERSION, Stage, writer_id
 from tests.core.test_schedules import claimed, no_backfill
-from walle.core import member
+from walle.core import reorder, syncing
 from walle.core.calls import REPEAT_MS_MIN
 from walle.errors import Code
 from walle.ids import NO_WRITER, ORIGIN, Position
@@ -83,7 +83,7 @@ def test_second_coordinator_dies_as_well(count: int) -> None:
 def test_member_crashes_in_the_middle_of_a_sync(
     kept_actions: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(member, "FETCH_BYTES_MAX", 1)
+    monkeypatch.setattr(syncing, "FETCH_BYTES_MAX", 1)
     stage = Stage()
     w1 = uneven(stage)
     c2 = stage.claim(2)
@@ -96,7 +96,7 @@ def test_member_crashes_in_the_middle_of_a_sync(
 
 
 def test_sync_takes_more_than_one_page(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(member, "FETCH_BYTES_MAX", 1)
+    monkeypatch.setattr(syncing, "FETCH_BYTES_MAX", 1)
     stage = Stage()
     w1 = stage.writer(1)
     for entry_id in (1, 2, 3, 4):
@@ -395,7 +395,7 @@ def test_repeated_put_changes_nothing() -> None:
 
 
 def test_reorder_queue_keeps_the_newest(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(member, "REORDER_COUNT_MAX", 2)
+    monkeypatch.setattr(reorder, "REORDER_COUNT_MAX", 2)
     stage = Stage()
     w1 = stage.writer(1)
     for entry_id in (2, 3, 4):

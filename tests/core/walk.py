@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from tests.core.cluster import MS, Clock, Cluster, Mail
 from tests.core.disk import shape
 from tests.core.truth import Truth
-from walle.core import history, member
+from walle.core import history, member, reorder, syncing
 from walle.core.lease import exclusive_until_ns
 from walle.core.pipeline import Pipeline
 from walle.errors import Code
@@ -45,7 +45,8 @@ READ_BYTES = 1 << 20
 SMALL = (
     (member, "FETCH_BYTES_MAX", 150),
     (member, "TAIL_PAGE_ENTRIES", 3),
-    (member, "REORDER_COUNT_MAX", 4),
+    (syncing, "FETCH_BYTES_MAX", 150),
+    (reorder, "REORDER_COUNT_MAX", 4),
     (member, "COMMIT_NOTE_ENTRIES", 6),
     (history, "CHAINS_KEPT", 8),
 )

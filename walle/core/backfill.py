@@ -2,7 +2,8 @@
 
 Records are taken forward from the chain below the gap, and must meet the chain above it before the
 gap is called closed: what a peer sends is never trusted. Other members' aside runs may be the only
-copies, and so may this member's own: it asks itself last.
+copies, and so may this member's own: it asks itself, too, at first as the last. A fill that turns
+out wrong came from such a run; it is dropped.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from walle.core import effects
 from walle.ids import IdRange
-from walle.limits import FETCH_BYTES_MAX
+from walle.limits import FETCH_BYTES_MAX, NS_PER_MS
 from walle.messages import Fetch, FetchReply
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 FETCH_MS = 2_000
 PAUSE_MS = 200
+STUCK_MS_MAX = 60_000
 
 
 class Backfill:
@@ -31,8 +33,10 @@ class Backfill:
         self._context = context
         self._member = member
         self._is_fetching = False
+        self._sources = [*member.others, context.node_id]
         self._turn = 0
-        self._fruitless = 0
+        self._without: set[str] = set()
+        self._progress_ns = 0
 
     def start(self) -> None:
         """Goes on with the lowest gap, if there is one and nothing is under way."""
@@ -41,9 +45,9 @@ class Backfill:
         if self._is_fetching or position is None or gap is None:
             return
         self._is_fetching = True
+        self._progress_ns = self._progress_ns or self._context.now_ns
         end = gap[1].start
-        sources = [*self._member.others, self._context.node_id]
-        source = sources[self._turn % len(sources)]
+        source = self._sources[self._turn]
 
         def on_reply(_node: str, reply: Message, batch: Batch | None) -> None:
             call.finish()
@@ -56,7 +60,11 @@ class Backfill:
                 and self._member.history.lowest_gap() == gap
             )
             if useful and batch is not None:
+                self._without.clear()
+                self._progress_ns = self._context.now_ns
                 self._add(batch)
+            else:
+                self._without.add(source)
             self._go_on(is_useful=useful)
 
         question = Fetch(
@@ -73,17 +81,24 @@ class Backfill:
     def _go_on(self, *, is_useful: bool) -> None:
         """The next fetch: at once, or from the next source, with a pause once all had a turn."""
         self._is_fetching = False
-        if is_useful:
-            self._fruitless = 0
-        else:
-            self._turn += 1
-            self._fruitless += 1
-        if self._fruitless % (len(self._member.others) + 1) == 0 and self._fruitless:
-            self._context.timers.set(
-                ("backfill", self._member.stream_id), self._context.after_ms(PAUSE_MS), self.start
-            )
-        else:
-            self.start()
+        if not is_useful:
+            self._turn = (self._turn + 1) % len(self._sources)
+            if self._turn == 0:
+                self._end_round()
+                return
+        self.start()
+
+    def _end_round(self) -> None:
+        """What nobody builds on parted from the committed history: it is dropped when all say so;
+        a source that does not answer is waited for, but not for ever."""
+        stuck_ns = self._context.now_ns - self._progress_ns
+        if self._member.history.fill is not None and (
+            len(self._without) == len(self._sources) or stuck_ns > STUCK_MS_MAX * NS_PER_MS
+        ):
+            self._drop_fill()
+        self._context.timers.set(
+            ("backfill", self._member.stream_id), self._context.after_ms(PAUSE_MS), self.start
+        )
 
     def _add(self, batch: Batch) -> None:
         history, outbox = self._member.history, self._context.outbox
@@ -99,7 +114,14 @@ class Backfill:
             outbox.order(effects.CloseGap(stream_id))
             outbox.note(f"{self._member.name}: the gap {closed} is closed")
         else:
-            # It parted from the committed history somewhere: another member's aside run.
-            history.fill = None
-            outbox.order(effects.DropFill(stream_id))
-            self._turn += 1
+            self._drop_fill()  # it parted from the committed history: another member's aside run
+
+    def _drop_fill(self) -> None:
+        """Begins anew at the gap's lower end, with the sources in another order: one that has
+        what is right comes before those that have what is wrong sooner or later."""
+        self._member.history.fill = None
+        self._context.outbox.order(effects.DropFill(self._member.stream_id))
+        self._sources.sort(key=lambda _: self._context.random.random())
+        self._turn = 0
+        self._without.clear()
+        self._progress_ns = self._context.now_ns

@@ -101,9 +101,7 @@ class Follower:
     def catch_up(self) -> None:
         """Something newer than this node's topology was seen: asks how far `/cluster` is."""
         if not self._context.timers.is_set("catch up"):
-            self._context.timers.set(
-                "catch up", self._context.after_ms(PAUSE_MS), lambda: None
-            )
+            self._context.timers.set("catch up", self._context.after_ms(PAUSE_MS), lambda: None)
             self._news.ask_about(self._member.others, [STREAM_CLUSTER])
 
     def when_fresh(self, then: Callable[[], None], or_else: Callable[[], None]) -> None:

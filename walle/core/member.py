@@ -1,21 +1,25 @@
 """One stream's member on this node: the rules of docs/protocol.md, "Put" and "ClaimWriter".
 
 The member decides in memory and orders storage to follow; what it answers goes out only once
-storage has caught up with what the answer tells (`_answer`). Three parts have objects of their own:
-`reading` serves readers, `backfill` closes gaps, `orphan` commits what a vanished writer left.
+storage has caught up with what the answer tells (`answer`). Its parts have objects of their own:
+`reading` serves readers, `watching` those who look for the writer, `adoption` learns of claims
+that were missed, `syncing` gives this member the history that a claim has chosen, `backfill` closes
+gaps, `orphan` commits what a vanished writer left.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
 from walle.core import effects
+from walle.core.adoption import Adoption
 from walle.core.backfill import Backfill
 from walle.core.effects import NO_PROMISE, Promise, Send
 from walle.core.lease import OwedLeases
 from walle.core.orphan import Orphan
 from walle.core.reading import Reading
+from walle.core.reorder import EarlyPut, ReorderQueue
+from walle.core.syncing import Syncing
 from walle.core.watching import Watching
 from walle.errors import Code
 from walle.ids import NO_WRITER, ORIGIN, Position, WriterId
@@ -23,8 +27,6 @@ from walle.limits import (
     COMMITTED_LAG_ENTRIES_MAX,
     FETCH_BYTES_MAX,
     JUMP_WAIT_MS_MAX,
-    REORDER_BYTES_MAX,
-    REORDER_COUNT_MAX,
     TAIL_PAGE_ENTRIES,
     UNCOMMITTED_ENTRIES_MAX,
 )
@@ -43,8 +45,6 @@ from walle.messages import (
     ReleaseReply,
     Stamp,
     StampReply,
-    Sync,
-    SyncReply,
 )
 
 if TYPE_CHECKING:
@@ -59,10 +59,8 @@ if TYPE_CHECKING:
 
 COMMIT_NOTE_ENTRIES = COMMITTED_LAG_ENTRIES_MAX // 4
 COMMIT_NOTE_MS = 50
-ADOPTION_MS = 2_000
 FETCH_MS = 2_000
 REPEAT_JUMP_MS = 200
-ADOPTION_QUEUE_MAX = 64
 
 
 class State(NamedTuple):
@@ -80,23 +78,6 @@ class State(NamedTuple):
     promise: Promise = NO_PROMISE
     accepted: WriterId = NO_WRITER
     doubtful_id: int = 0
-
-
-class Waiting(NamedTuple):
-    """A put that waits: for its predecessor, or for the member to learn who the writer is."""
-
-    sender: Address
-    request_id: int
-    put: Put
-    batch: Batch | None
-
-
-class Syncing(NamedTuple):
-    """The Sync of a claim that is being carried out."""
-
-    sender: Address
-    request_id: int
-    sync: Sync
 
 
 class Member:
@@ -132,16 +113,15 @@ class Member:
         self.on_stale = on_stale
         self._sequence = 0
         self._noted_id = self.history.committed.entry_id
-        self._reordered: deque[Waiting] = deque()
-        self._reordered_bytes = 0
-        self._adopting: list[Waiting] | None = None
+        self._reordered = ReorderQueue()
         self._missing: Position | None = None
         self._learning = False
-        self._syncing: Syncing | None = None
         self.reading = Reading(context, self)
         self.watching = Watching(context, self)
         self.backfill = Backfill(context, self)
         self.orphan = Orphan(context, self)
+        self.syncing = Syncing(context, self)
+        self.adoption = Adoption(context, self)
 
     def start(self) -> None:
         """Takes up what was left undone: gaps, and a suffix without a writer."""
@@ -160,7 +140,7 @@ class Member:
     def _order(self, action: Action) -> None:
         self._sequence = self.context.outbox.order(action)
 
-    def _answer(self, to: Address, request_id: int, message: Message) -> None:
+    def answer(self, to: Address, request_id: int, message: Message) -> None:
         """Sends once all that this member has ordered for the stream so far is durable."""
         self.context.outbox.send_durable(to, message, request_id, self._sequence)
 
@@ -187,7 +167,7 @@ class Member:
             return Code.NOT_A_MEMBER
         return Code.OK
 
-    def _admit_writer(self, version: int, writer: WriterId) -> Code:
+    def admit_writer(self, version: int, writer: WriterId) -> Code:
         """For all that only the promised writer's claim may ask: `writer == promised`."""
         code = self.admit_version(version)
         if code is not Code.OK:
@@ -200,19 +180,46 @@ class Member:
             return Code.NOT_PROMISED
         return Code.OK
 
+    # --- promise ----------------------------------------------------------------------------------
+
+    def set_promise(self, writer: WriterId, address: str, lease_ms: int) -> None:
+        """Records a newer promise; from now on older writers are refused."""
+        older_lease_ms = self.lease.supersede(self.context.now_ns, lease_ms)
+        self.promise = Promise(writer, address, lease_ms, older_lease_ms)
+        self._order(effects.SetPromise(self.stream_id, self.promise))
+        self.context.outbox.note(f"{self.name}: promised writer {writer}, {address}")
+        self._reordered.clear()
+        if self._missing is not None:
+            self._forget_missing(up_to=self._missing.entry_id)
+        self.syncing.cancel()
+        self.last_put_ns = self.context.now_ns
+        self._changed()
+
     # --- put --------------------------------------------------------------------------------------
 
-    def put(self, sender: Address, request_id: int, put: Put, batch: Batch | None) -> None:
-        """A put with its entries, or a heartbeat without."""
-        code = self._admit_writer(put.version, put.writer)
+    def put(
+        self,
+        sender: Address,
+        request_id: int,
+        put: Put,
+        batch: Batch | None,
+        *,
+        may_wait: bool = True,
+    ) -> None:
+        """A put with its entries, or a heartbeat without.
+
+        may_wait: whether it may wait for this member to learn of a claim that it has missed.
+        """
+        code = self.admit_writer(put.version, put.writer)
         if code is Code.NOT_PROMISED:
-            self._adopt_then(Waiting(sender, request_id, put, batch))
-            return
+            if may_wait and self.adoption.wait(sender, request_id, put, batch):
+                return
+            code = Code.BUSY
         if code is Code.OK:
             self.last_put_ns = self.context.now_ns
             self.lease.renew(self.context.now_ns)
             if batch is not None:
-                code = self._put_entries(Waiting(sender, request_id, put, batch))
+                code = self._put_entries(sender, request_id, put, batch)
         if code is Code.OK:
             code = self._put_commit_point(put)
         self._reply_to_put(sender, request_id, put, code)
@@ -229,12 +236,10 @@ class Member:
             self.history.committed,
             self.promise.address if code is Code.FENCED else "",
         )
-        self._answer(to, request_id, reply)
+        self.answer(to, request_id, reply)
 
-    def _put_entries(self, waiting: Waiting) -> Code:
+    def _put_entries(self, sender: Address, request_id: int, put: Put, batch: Batch) -> Code:
         """Rule 3.4, for all entries of a batch at once."""
-        put, batch = waiting.put, waiting.batch
-        assert batch is not None  # noqa: S101 - for the type checker
         if batch.writer != put.writer:
             return Code.BAD_REQUEST
         code = self._take_entries(put.writer, batch)
@@ -242,7 +247,8 @@ class Member:
             self._take_reordered()
         elif code is Code.CONFLICT:
             # The predecessor is missing, even if another entry has its id.
-            code = self._queue(waiting)
+            self._reordered.add(EarlyPut(sender, request_id, put, batch))
+            code = Code.OK
         return code
 
     def _take_entries(self, writer: WriterId, batch: Batch) -> Code:
@@ -263,9 +269,9 @@ class Member:
             ):
                 return Code.BUSY
         if self.accepted < writer and uncommitted:
-            self._truncate(last_held)
+            self.truncate(last_held)
         if held < batch.count:
-            self._append(batch, held, writer)
+            self.append(batch, held, writer)
         elif uncommitted:
             self._accept(writer)
         return Code.OK
@@ -277,14 +283,14 @@ class Member:
         )
         return Code.DIVERGED
 
-    def _append(self, batch: Batch, skip: int, writer: WriterId | None) -> None:
+    def append(self, batch: Batch, skip: int, writer: WriterId | None) -> None:
         """Appends to the live run, under `writer` if it is newer than what was accepted."""
         self.history.append(batch, skip)
         accepted = self._newly_accepted(writer)
         self._order(effects.Append(self.stream_id, batch, skip, accepted))
         self.orphan.watch()
 
-    def _truncate(self, tail: Position) -> None:
+    def truncate(self, tail: Position) -> None:
         if tail != self.history.tail:
             self.history.truncate(tail)
             self._order(effects.Truncate(self.stream_id, tail))
@@ -306,48 +312,24 @@ class Member:
         self.doubtful_id = 0
         return writer
 
-    # --- the reorder queue ------------------------------------------------------------------------
-
-    def _queue(self, waiting: Waiting) -> Code:
-        """Keeps the newest entries that fit: the commit point moves towards them."""
-        assert waiting.batch is not None  # noqa: S101 - for the type checker
-        batch = waiting.batch.detach()
-        self._reordered.append(waiting._replace(batch=batch))
-        self._reordered_bytes += batch.payload.size
-        while self._reordered_bytes > REORDER_BYTES_MAX or len(self._reordered) > REORDER_COUNT_MAX:
-            oldest = min(self._reordered, key=_first_id)
-            self._reordered.remove(oldest)
-            self._reordered_bytes -= _size(oldest)
-        return Code.OK
-
     def _take_reordered(self) -> None:
         """Appends what is queued and now has its predecessor, with both checks made again."""
         progress = True
-        while progress and self._reordered:
-            progress = False
-            for waiting in sorted(self._reordered, key=_first_id):
-                if _first_id(waiting) > self.history.tail.entry_id + 1:
-                    break
-                if self._take_queued(waiting):
-                    progress = True
+        while progress:
+            ready = self._reordered.beginning_up_to(self.history.tail.entry_id + 1)
+            progress = any(self._take_early(early) for early in ready)
 
-    def _take_queued(self, waiting: Waiting) -> bool:
-        """Whether the queued put could leave the queue."""
-        put, batch = waiting.put, waiting.batch
-        assert batch is not None  # noqa: S101 - for the type checker
-        code = self._admit_writer(put.version, put.writer)
+    def _take_early(self, early: EarlyPut) -> bool:
+        """Whether the put could leave the queue."""
+        put = early.put
+        code = self.admit_writer(put.version, put.writer)
         if code is Code.OK:
-            code = self._take_entries(put.writer, batch)
+            code = self._take_entries(put.writer, early.batch)
         if code is Code.CONFLICT:
             return False
-        self._reordered.remove(waiting)
-        self._reordered_bytes -= batch.payload.size
-        self._reply_to_put(waiting.sender, waiting.request_id, put, code)
+        self._reordered.remove(early)
+        self._reply_to_put(early.sender, early.request_id, put, code)
         return True
-
-    def _drop_reordered(self) -> None:
-        self._reordered.clear()
-        self._reordered_bytes = 0
 
     # --- the commit point -------------------------------------------------------------------------
 
@@ -370,9 +352,9 @@ class Member:
         return Code.OK
 
     def _commit_held(self, committed: Position, writer: WriterId | None) -> None:
-        """The commit point is `committed`, which is held. writer: as for `_jump_to`."""
+        """The commit point is `committed`, which is held. writer: as for `jump_to`."""
         if writer is not None and self.accepted < writer:
-            self._truncate(committed)
+            self.truncate(committed)
             self._accept(writer)
         self.advance(committed)
 
@@ -403,20 +385,14 @@ class Member:
         missing, writer = self._missing, self.promise.writer
         if missing is None:
             return
-        for waiting in self._reordered:
-            batch = waiting.batch
-            if (
-                batch is not None
-                and batch.first_id <= missing.entry_id <= batch.last_id
-                and batch.chain_at(missing.entry_id) == missing.chain
-                and self._admit_writer(waiting.put.version, waiting.put.writer) is Code.OK
-            ):
-                self._jump_to(missing, batch, writer)
-                return
+        early = self._reordered.holding(missing)
+        if early is not None:
+            self.jump_to(missing, early.batch, writer)
+            return
 
         def on_record(batch: Batch) -> None:
             if self.promise.writer == writer:
-                self._jump_to(missing, batch, writer)
+                self.jump_to(missing, batch, writer)
             on_end()
 
         def on_end() -> None:
@@ -454,7 +430,7 @@ class Member:
             on_end=on_end,
         )
 
-    def _jump_to(self, committed: Position, batch: Batch, writer: WriterId | None) -> None:
+    def jump_to(self, committed: Position, batch: Batch, writer: WriterId | None) -> None:
         """Makes `committed`, an entry of the batch, the commit point, on a new run if need be.
 
         writer: the writer whose put told the commit point; its history this is from now on. None:
@@ -475,8 +451,8 @@ class Member:
                 self._forget_missing(up_to=committed.entry_id)
                 self._diverged(last_held)
                 return
-            self._truncate(last_held)
-            self._append(batch, skip, writer)
+            self.truncate(last_held)
+            self.append(batch, skip, writer)
             self.advance(committed)
         else:
             self._note_commit()  # storage must know where the old run ends
@@ -499,62 +475,12 @@ class Member:
 
             def on_record(batch: Batch) -> None:
                 self._learning = False
-                self._jump_to(committed, batch, None)
+                self.jump_to(committed, batch, None)
 
             def on_end() -> None:
                 self._learning = False
 
             self.fetch_one(committed, on_record, on_end)
-
-    # --- adoption ---------------------------------------------------------------------------------
-
-    def _adopt_then(self, waiting: Waiting) -> None:
-        """Rule 3.2: this member missed a claim; it asks a majority who the writer is."""
-        queue = self._adopting or []
-        size = _size(waiting) + sum(map(_size, queue))
-        if size > REORDER_BYTES_MAX or len(queue) >= ADOPTION_QUEUE_MAX:
-            self._reply_to_put(waiting.sender, waiting.request_id, waiting.put, Code.BUSY)
-            return
-        self.learn_writer().append(_detached(waiting))
-
-    def learn_writer(self) -> list[Waiting]:
-        """Asks a majority who the writer is; returns the puts that wait for the answer."""
-        if self._adopting is not None:
-            return self._adopting
-        queue: list[Waiting] = []
-        self._adopting = queue
-        self.context.calls.ask_majority(
-            self.topology,
-            AskWriter(self.stream_id, self.topology.version),
-            lambda answers: self._adopt(max(answers.values(), key=lambda a: a.promised)),
-            until_ns=self.context.after_ms(ADOPTION_MS),
-            on_end=lambda: self._adopt(None),
-        )
-        return queue
-
-    def _adopt(self, answer: AskWriterReply | None) -> None:
-        """Adopts the highest promise of a majority, then goes on with the puts that waited."""
-        if answer is not None and answer.promised > self.promise.writer:
-            self._set_promise(answer.promised, answer.address, answer.lease_ms)
-        waiting, self._adopting = self._adopting or [], None
-        for each in waiting:
-            if each.put.writer > self.promise.writer:
-                self._reply_to_put(each.sender, each.request_id, each.put, Code.BUSY)
-            else:
-                self.put(*each)
-
-    def _set_promise(self, writer: WriterId, address: str, lease_ms: int) -> None:
-        """Records a newer promise; from now on older writers are refused."""
-        older_lease_ms = self.lease.supersede(self.context.now_ns, lease_ms)
-        self.promise = Promise(writer, address, lease_ms, older_lease_ms)
-        self._order(effects.SetPromise(self.stream_id, self.promise))
-        self.context.outbox.note(f"{self.name}: promised writer {writer}, {address}")
-        self._drop_reordered()
-        if self._missing is not None:
-            self._forget_missing(up_to=self._missing.entry_id)
-        self._syncing = None
-        self.last_put_ns = self.context.now_ns
-        self._changed()
 
     def answer_who(self, sender: Address, request_id: int, ask: AskWriter) -> None:
         """Whom this member has promised and how far it is, for adoption, status and reads."""
@@ -571,7 +497,7 @@ class Member:
             self.history.tail,
             self.history.committed,
         )
-        self._answer(sender, request_id, reply)
+        self.answer(sender, request_id, reply)
 
     # --- claim ------------------------------------------------------------------------------------
 
@@ -579,7 +505,7 @@ class Member:
         """Step 1 of a claim: promises at once, and answers when all older leases have run out."""
         code = self.admit_version(message.version)
         if code is Code.OK and message.writer > self.promise.writer:
-            self._set_promise(message.writer, message.address, message.lease_ms)
+            self.set_promise(message.writer, message.address, message.lease_ms)
         if code is Code.OK and message.writer < self.promise.writer:
             code = Code.FENCED
         wait_until_ns = self.lease.older_until_ns
@@ -591,12 +517,12 @@ class Member:
             )
             return
         reply = NewWriterReply(self.stream_id, code, self.topology.version, self.promise.writer)
-        self._answer(sender, request_id, reply)
+        self.answer(sender, request_id, reply)
 
     def read_tail(self, sender: Address, request_id: int, message: ReadTail) -> None:
         """Step 2 of a claim: the chains from the commit point to the tail, a page at a time."""
         history = self.history
-        code = self._admit_writer(message.version, message.writer)
+        code = self.admit_writer(message.version, message.writer)
         if code is Code.OK and self.is_damaged:
             code = Code.DAMAGED
         first = max(message.start, history.committed.entry_id)
@@ -618,133 +544,18 @@ class Member:
             first,
             chains,
         )
-        self._answer(sender, request_id, reply)
-
-    def sync(self, sender: Address, request_id: int, message: Sync) -> None:
-        """Step 4 of a claim: make the chosen history this member's, `accepted` unchanged."""
-        code = self._admit_sync(message)
-        if code is not Code.OK:
-            self._reply_to_sync(sender, request_id, code)
-            return
-        again = self._syncing is not None and self._syncing.sync == message
-        self._syncing = Syncing(sender, request_id, message)
-        if again:
-            return
-        if self.history.tail == message.tail:
-            self._fetch_for_sync()  # a repetition: nothing is lacking any more
-        elif not message.jump:
-            if message.base.entry_id < self.history.committed.entry_id or not self.history.holds(
-                message.base
-            ):
-                self._end_sync(Code.CONFLICT)
-                return
-            self._truncate(message.base)
-            self._fetch_for_sync()
-        elif message.base.entry_id >= self.history.committed.entry_id and self.history.holds(
-            message.base
-        ):
-            self._truncate(message.base)
-            self.advance(message.base)
-            self._fetch_for_sync()
-        elif message.base.entry_id <= self.history.committed.entry_id:
-            self._end_sync(Code.CONFLICT)
-        else:
-            self.fetch_one(
-                message.base,
-                lambda batch: self._jump_for_sync(message, batch),
-                on_end=lambda: self._end_sync_of(message, Code.CONFLICT),
-            )
-
-    def _admit_sync(self, message: Sync) -> Code:
-        code = self._admit_writer(message.version, message.writer)
-        if code is Code.OK and self.accepted >= message.writer:
-            return Code.NOT_PROMISED  # already stamped: its tail is the writer's now
-        return code
-
-    def _still_syncing(self, message: Sync) -> bool:
-        """Whether that Sync is still wanted, with its checks made again."""
-        if self._syncing is None or self._syncing.sync != message:
-            return False
-        code = self._admit_sync(message)
-        if code is not Code.OK:
-            self._end_sync(code)
-        return code is Code.OK
-
-    def _jump_for_sync(self, message: Sync, batch: Batch) -> None:
-        if self._still_syncing(message):
-            self._jump_to(message.base, batch, None)
-            self._fetch_for_sync()
-
-    def _fetch_for_sync(self) -> None:
-        """Fetches the next records of the chosen history; done when the tail is the wanted one."""
-        syncing = self._syncing
-        if syncing is None:
-            return
-        message, tail = syncing.sync, self.history.tail
-        if tail == message.tail:
-            self.doubtful_id = 0
-            self._end_sync(Code.OK)
-            return
-        if tail.entry_id >= message.tail.entry_id:
-            self._end_sync(Code.CONFLICT)
-            return
-
-        def on_reply(_node: str, reply: Message, batch: Batch | None) -> None:
-            call.finish()
-            if not self._still_syncing(message):
-                return
-            if (
-                not isinstance(reply, FetchReply)
-                or batch is None
-                or batch.before != self.history.tail
-                or batch.last_id > message.tail.entry_id
-            ):
-                self._end_sync(Code.CONFLICT)
-                return
-            self._append(batch, 0, None)
-            self._fetch_for_sync()
-
-        question = Fetch(
-            self.stream_id,
-            tail.entry_id + 1,
-            message.tail.entry_id + 1,
-            1,
-            tail.chain,
-            FETCH_BYTES_MAX,
-        )
-        call = self.context.calls.ask(
-            [message.source],
-            question,
-            on_reply,
-            until_ns=self.context.after_ms(FETCH_MS),
-            on_end=lambda: self._end_sync_of(message, Code.CONFLICT),
-        )
-
-    def _end_sync_of(self, message: Sync, code: Code) -> None:
-        if self._syncing is not None and self._syncing.sync == message:
-            self._end_sync(code)
-
-    def _end_sync(self, code: Code) -> None:
-        syncing, self._syncing = self._syncing, None
-        if syncing is not None:
-            self._reply_to_sync(syncing.sender, syncing.request_id, code)
-
-    def _reply_to_sync(self, to: Address, request_id: int, code: Code) -> None:
-        reply = SyncReply(
-            self.stream_id, code, self.topology.version, self.promise.writer, self.history.tail
-        )
-        self._answer(to, request_id, reply)
+        self.answer(sender, request_id, reply)
 
     def stamp(self, sender: Address, request_id: int, message: Stamp) -> None:
         """Step 5 of a claim: this member holds the whole chosen history, and nothing behind it."""
-        code = self._admit_writer(message.version, message.writer)
+        code = self.admit_writer(message.version, message.writer)
         if code is Code.OK:
             if self.accepted < message.writer and self.history.tail == message.tail:
                 self._accept(message.writer)
             elif self.accepted < message.writer or not self.history.holds(message.tail):
                 code = Code.CONFLICT
         reply = StampReply(self.stream_id, code, self.topology.version, self.promise.writer)
-        self._answer(sender, request_id, reply)
+        self.answer(sender, request_id, reply)
 
     def fetch(self, sender: Address, request_id: int, message: Fetch) -> None:
         """Records for another member: from any run, aside runs too; the asking member checks."""
@@ -762,25 +573,11 @@ class Member:
 
     def release(self, sender: Address, request_id: int, message: Release) -> None:
         """The writer ended in good order; obeyed only while it is the promised one."""
-        code = self._admit_writer(message.version, message.writer)
+        code = self.admit_writer(message.version, message.writer)
         if code is Code.OK:
             self.lease.release()
             if self.accepted == message.writer and self.history.holds(message.committed):
                 self.advance(message.committed)
             self._changed()
         reply = ReleaseReply(self.stream_id, code, self.topology.version, self.promise.writer)
-        self._answer(sender, request_id, reply)
-
-
-def _first_id(waiting: Waiting) -> int:
-    return waiting.batch.first_id if waiting.batch is not None else 0
-
-
-def _size(waiting: Waiting) -> int:
-    return waiting.batch.payload.size if waiting.batch is not None else 0
-
-
-def _detached(waiting: Waiting) -> Waiting:
-    if waiting.batch is None:
-        return waiting
-    return waiting._replace(batch=waiting.batch.detach())
+        self.answer(sender, request_id, reply)

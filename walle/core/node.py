@@ -225,7 +225,7 @@ class Node:
             Status: self._on_status,
             NewWriter: self._to_member(Member.new_writer),
             ReadTail: self._to_member(Member.read_tail),
-            Sync: self._to_member(Member.sync),
+            Sync: self._to_member(_sync),
             Stamp: self._to_member(Member.stamp),
             AskWriter: self._to_member(Member.answer_who),
             Fetch: self._to_member(Member.fetch),
@@ -516,6 +516,10 @@ class Node:
                 "remaining_lease_ms": member.lease.remaining_ms(self.context.now_ns),
             },
         }
+
+
+def _sync(member: Member, sender: Address, request_id: int, sync: Sync) -> None:
+    member.syncing.sync(sender, request_id, sync)
 
 
 def _release(sender: Address, request_id: int, release: Release, member: Member) -> None:

@@ -120,7 +120,7 @@ class Writers:
     ) -> None:
         """Does for a thin client what a direct writer does itself."""
         if put.writer > member.promise.writer and member.admit_version(put.version) is Code.OK:
-            member.learn_writer()  # before that, nobody may be relayed under this name
+            member.adoption.ask()  # before that, nobody may be relayed under this name
             reply = PutReply(
                 put.stream_id,
                 Code.BUSY,

@@ -1,0 +1,77 @@
+"""Learning of a claim that this member missed: it asks a majority who the writer is.
+
+Puts of a writer that is newer than the promised one wait for the answer. docs/protocol.md, "Put".
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from walle.limits import ADOPTION_COUNT_MAX, REORDER_BYTES_MAX
+from walle.messages import AskWriter
+
+if TYPE_CHECKING:
+    from walle.core.context import Context
+    from walle.core.effects import Address
+    from walle.core.member import Member
+    from walle.messages import AskWriterReply, Put
+    from walle.record import Batch
+
+ASK_MS = 2_000
+
+
+class Waiting(NamedTuple):
+    """A put, or a heartbeat, that waits for the answer."""
+
+    sender: Address
+    request_id: int
+    put: Put
+    batch: Batch | None
+
+    @property
+    def size(self) -> int:
+        return self.batch.payload.size if self.batch is not None else 0
+
+
+class Adoption:
+    """One question is under way at a time."""
+
+    def __init__(self, context: Context, member: Member) -> None:
+        self._context = context
+        self._member = member
+        self._is_asking = False
+        self._waiting: list[Waiting] = []
+
+    def wait(self, sender: Address, request_id: int, put: Put, batch: Batch | None) -> bool:
+        """Lets the put wait for the answer; False when there is no room for it."""
+        kept = batch.detach() if batch is not None else None
+        waiting = Waiting(sender, request_id, put, kept)
+        size = waiting.size + sum(each.size for each in self._waiting)
+        if size > REORDER_BYTES_MAX or len(self._waiting) >= ADOPTION_COUNT_MAX:
+            return False
+        self._waiting.append(waiting)
+        self.ask()
+        return True
+
+    def ask(self) -> None:
+        """Asks who the writer is."""
+        if self._is_asking:
+            return
+        self._is_asking = True
+        self._context.calls.ask_majority(
+            self._member.topology,
+            AskWriter(self._member.stream_id, self._member.topology.version),
+            lambda answers: self._adopt(max(answers.values(), key=lambda each: each.promised)),
+            until_ns=self._context.after_ms(ASK_MS),
+            on_end=lambda: self._adopt(None),
+        )
+
+    def _adopt(self, answer: AskWriterReply | None) -> None:
+        """Adopts the highest promise of a majority, then goes on with the puts that waited."""
+        member = self._member
+        if answer is not None and answer.promised > member.promise.writer:
+            member.set_promise(answer.promised, answer.address, answer.lease_ms)
+        self._is_asking = False
+        waiting, self._waiting = self._waiting, []
+        for each in waiting:
+            member.put(*each, may_wait=False)

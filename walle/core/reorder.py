@@ -1,0 +1,69 @@
+"""Puts that came before their predecessors, bounded in bytes and in number."""
+
+from __future__ import annotations
+
+from bisect import bisect_right, insort_right
+from typing import TYPE_CHECKING, NamedTuple
+
+from walle.limits import REORDER_BYTES_MAX, REORDER_COUNT_MAX
+
+if TYPE_CHECKING:
+    from walle.core.effects import Address
+    from walle.ids import Position
+    from walle.messages import Put
+    from walle.record import Batch
+
+
+class EarlyPut(NamedTuple):
+    """A put with entries whose predecessor is missing."""
+
+    sender: Address
+    request_id: int
+    put: Put
+    batch: Batch
+
+
+class ReorderQueue:
+    """In order of their first entries. What does not fit is dropped: its writer sends it again."""
+
+    def __init__(self) -> None:
+        self._puts: list[EarlyPut] = []
+        self._bytes = 0
+
+    def add(self, early: EarlyPut) -> None:
+        """Keeps the newest entries that fit: the commit point moves towards them."""
+        kept = early._replace(batch=early.batch.detach())
+        insort_right(self._puts, kept, key=_first_id)
+        self._bytes += kept.batch.payload.size
+        while self._bytes > REORDER_BYTES_MAX or len(self._puts) > REORDER_COUNT_MAX:
+            self._bytes -= self._puts.pop(0).batch.payload.size
+
+    def beginning_up_to(self, entry_id: int) -> list[EarlyPut]:
+        """Those whose first entry is `entry_id` or one before it."""
+        return self._puts[: bisect_right(self._puts, entry_id, key=_first_id)]
+
+    def holding(self, position: Position) -> EarlyPut | None:
+        """One that has that entry, with that chain."""
+        for early in self.beginning_up_to(position.entry_id):
+            batch = early.batch
+            if (
+                position.entry_id <= batch.last_id
+                and batch.chain_at(position.entry_id) == position.chain
+            ):
+                return early
+        return None
+
+    def remove(self, early: EarlyPut) -> None:
+        """It is done with."""
+        index = next(index for index, each in enumerate(self._puts) if each is early)
+        del self._puts[index]
+        self._bytes -= early.batch.payload.size
+
+    def clear(self) -> None:
+        """Another writer is promised: these are refused."""
+        self._puts.clear()
+        self._bytes = 0
+
+
+def _first_id(early: EarlyPut) -> int:
+    return early.batch.first_id
