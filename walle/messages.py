@@ -484,6 +484,28 @@ TYPES: dict[int, type[Any]] = {
 
 CODES: dict[type[Any], int] = {cls: code for code, cls in TYPES.items()}
 
+ANSWERS: dict[type[Any], type[Any]] = {
+    Put: PutReply,
+    Claim: ClaimReply,
+    Release: ReleaseReply,
+    WriterStatus: WriterStatusReply,
+    Read: ReadReply,
+    Describe: StreamInfo,
+    ListStreams: StreamList,
+    CreateStream: StreamInfo,
+    Status: StatusReply,
+    NewWriter: NewWriterReply,
+    ReadTail: ReadTailReply,
+    Sync: SyncReply,
+    Stamp: StampReply,
+    AskWriter: AskWriterReply,
+    AskCommitted: AskCommittedReply,
+    Fetch: FetchReply,
+    Probe: ProbeReply,
+    Form: FormReply,
+}
+"""What answers each request, if not a Failure."""
+
 WITH_RECORDS = frozenset({Put, ReadReply, FetchReply})
 """The messages whose frames may carry records."""
 

@@ -412,9 +412,30 @@ def test_put_that_would_change_a_committed_entry_is_refused_with_an_alarm() -> N
     w1.heartbeat(2, "n1")
     forged = stage.writer(1, Position(1, w1.position(1).chain))
     forged.data = b"other"
+    assert forged.put_batch(forged.batch(2, 3), to="n1").code == Code.BUSY  # a majority is asked
+    stage.settle()
     assert forged.put_batch(forged.batch(2, 3), to="n1").code == Code.DIVERGED
     assert len(stage.alarms) == 1
     assert stage["n1"].history.tail == w1.position(2)
+
+
+def test_put_that_a_newer_writers_commit_point_has_overtaken_is_no_alarm() -> None:
+    """The member has learned the commit point from others, and of the newer claim only now."""
+    stage = Stage()
+    stage.lose = no_backfill
+    w1 = stage.writer(1)
+    w2 = claim_by(stage.claim(2), "n2", "n3")
+    for name in ("n2", "n3"):
+        w2.put(1, to=name)
+    w2.heartbeat(1, "n2")
+    stage["n1"].learn_committed(w2.position(1))
+    stage.settle()
+    assert stage["n1"].promise.writer == writer_id(1)
+    w1.data = b"other"
+    assert w1.put(1, to="n1").code == Code.BUSY
+    stage.settle()
+    assert w1.put(1, to="n1").code == Code.FENCED
+    assert stage.alarms == []
 
 
 def test_fetch_is_answered_from_aside_runs_too() -> None:

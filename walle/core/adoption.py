@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from walle.errors import Code
 from walle.limits import ADOPTION_COUNT_MAX, REORDER_BYTES_MAX
 from walle.messages import AskWriter
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from walle.core.context import Context
     from walle.core.effects import Address
     from walle.core.member import Member
+    from walle.ids import Position, WriterId
     from walle.messages import AskWriterReply, Put
     from walle.record import Batch
 
@@ -41,6 +43,8 @@ class Adoption:
         self._member = member
         self._is_asking = False
         self._waiting: list[Waiting] = []
+        self._contradiction: tuple[WriterId, Position] | None = None
+        self._alarmed: tuple[WriterId, Position] | None = None
 
     def wait(self, sender: Address, request_id: int, put: Put, batch: Batch | None) -> bool:
         """Lets the put wait for the answer; False when there is no room for it."""
@@ -52,6 +56,19 @@ class Adoption:
         self._waiting.append(waiting)
         self.ask()
         return True
+
+    def contradicted(self, writer: WriterId, told: Position) -> Code:
+        """The promised writer puts what contradicts the committed history.
+
+        That is as it should be if a newer one has committed: the member has learned its commit
+        point from others, and the old one does not know yet. Only if a majority knows of no newer
+        writer is data lost: then an operator hears of it, and the writer when it repeats its put.
+        """
+        if self._alarmed == (writer, told):
+            return Code.DIVERGED
+        self._contradiction = (writer, told)
+        self.ask()
+        return Code.BUSY
 
     def ask(self) -> None:
         """Asks who the writer is."""
@@ -72,6 +89,12 @@ class Adoption:
         if answer is not None and answer.promised > member.promise.writer:
             member.set_promise(answer.promised, answer.address, answer.lease_ms)
         self._is_asking = False
+        contradiction, self._contradiction = self._contradiction, None
+        if answer is not None and contradiction is not None:
+            writer, told = contradiction
+            if writer == member.promise.writer:
+                self._alarmed = contradiction
+                member.diverged(told)
         waiting, self._waiting = self._waiting, []
         for each in waiting:
             member.put(*each, may_wait=False)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from walle.core import quorum
 from walle.errors import Code
-from walle.messages import Failure
+from walle.messages import ANSWERS, Failure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -59,7 +59,8 @@ class Calls:
         self._context = context
         self._calls: dict[int, Call] = {}
         self._listeners: dict[int, Callable[[str, Message], None]] = {}
-        self._next_id = 1
+        # Not from 1: an answer to a question from before a restart must not answer another one.
+        self._next_id = context.random.getrandbits(62)
 
     def ask(
         self,
@@ -98,7 +99,7 @@ class Calls:
         answers: dict[str, Any] = {}
 
         def on_reply(node: str, reply: Message, _batch: Batch | None) -> None:
-            if getattr(reply, "code", None) == Code.OK:
+            if not isinstance(reply, Failure) and reply.code == Code.OK:
                 answers[node] = reply
                 if quorum.is_majority(topology, answers):
                     call.finish()
@@ -129,6 +130,8 @@ class Calls:
         call = self._calls.get(request_id)
         if call is None or node not in call.waiting or _is_busy(reply):
             return
+        if not isinstance(reply, ANSWERS[type(call.message)] | Failure):
+            return  # no answer to that
         del call.waiting[node]
         call.on_reply(node, reply, batch)
         if not call.waiting and request_id in self._calls:

@@ -263,7 +263,7 @@ class Member:
         uncommitted = last_held.entry_id >= history.committed.entry_id
         if held < batch.count:
             if not uncommitted or (self.accepted >= writer and last_held != history.tail):
-                return self._diverged(batch.position_at(last_held.entry_id + 1))
+                return self.adoption.contradicted(writer, batch.position_at(last_held.entry_id + 1))
             if last_held.entry_id + batch.count - held > (
                 history.committed.entry_id + UNCOMMITTED_ENTRIES_MAX
             ):
@@ -276,7 +276,8 @@ class Member:
             self._accept(writer)
         return Code.OK
 
-    def _diverged(self, told: Position) -> Code:
+    def diverged(self, told: Position) -> Code:
+        """What was told contradicts what is committed here, and no lost claim explains it."""
         self.context.outbox.alarm(
             f"stream {self.name}: told of entry {told}, which contradicts what this member holds "
             f"(committed {self.history.committed}, tail {self.history.tail}); it was refused"
@@ -342,7 +343,7 @@ class Member:
             self._commit_held(committed, put.writer)
             return Code.OK
         if committed.entry_id == self.history.committed.entry_id:
-            return self._diverged(committed)
+            return self.diverged(committed)
         if self._missing is None or committed.entry_id > self._missing.entry_id:
             self._missing = committed
         wait_ms = min(JUMP_WAIT_MS_MAX, self.promise.lease_ms / 4)
@@ -449,7 +450,7 @@ class Member:
             last_held = batch.position_at(batch.first_id + skip - 1)
             if not history.holds(last_held):
                 self._forget_missing(up_to=committed.entry_id)
-                self._diverged(last_held)
+                self.diverged(last_held)
                 return
             self.truncate(last_held)
             self.append(batch, skip, writer)
