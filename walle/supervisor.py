@@ -83,7 +83,11 @@ class DataDirectory:
             raise ConfigError(
                 "data", f"{path} is in use by another process; stop that node first"
             ) from None
-        self.identity = _load_identity(path / "node.json", config.node)
+        try:
+            self.identity = _load_identity(path / "node.json", config.node)
+        except BaseException:
+            os.close(self.lock_fd)
+            raise
 
     def close(self) -> None:
         """Gives up the lock, as far as this process holds it."""
@@ -102,6 +106,8 @@ def _load_identity(path: Path, node: str) -> bytes:
         owner = found["node"]
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError("data", f"{path} is no node's identity file: {error!r}") from error
+    if len(identity) != IDENTITY_SIZE:
+        raise ConfigError("data", f"{path} is no node's identity file: {len(identity)} bytes")
     if owner != node:
         raise ConfigError(
             "data", f"{path.parent} belongs to node {owner}, not to {node}; check `node` and `data`"

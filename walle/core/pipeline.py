@@ -50,6 +50,8 @@ class Link:
 
     next, acknowledged: numbers in the window of the next batch to send, and of the first batch
         that is not acknowledged.
+    in_flight, unacknowledged_bytes: the last entry and the size of each batch that was sent and is
+        not acknowledged; the window may have moved past it.
     held_id: the end of the writer's history at the member, as acknowledged.
     transmission: the newest acknowledged one.
     told, told_ns: the commit point last sent to the member, and when anything was last sent.
@@ -61,6 +63,7 @@ class Link:
         self.is_fenced = False
         self.next = next_batch
         self.acknowledged = next_batch
+        self.in_flight: deque[tuple[int, int]] = deque()
         self.unacknowledged_bytes = 0
         self.held_id = 0
         self.transmission = 0
@@ -283,6 +286,7 @@ class Pipeline:
             batch = self._window[link.next - self._window_start]
             if not link.unacknowledged_bytes:
                 link.progress_ns = now_ns
+            link.in_flight.append((batch.last_id, batch.payload.size))
             link.unacknowledged_bytes += batch.payload.size
             link.next += 1
             self._send(node, link, batch, now_ns)
@@ -292,6 +296,7 @@ class Pipeline:
         if not link.is_open:
             return
         link.next = link.acknowledged = max(link.acknowledged, self._window_start)
+        link.in_flight.clear()
         link.unacknowledged_bytes = 0
         link.progress_ns = now_ns
         link.retry_ns = 0
@@ -314,14 +319,14 @@ class Pipeline:
         if held_id > link.held_id:
             link.held_id = held_id
             link.progress_ns = now_ns
+            while link.in_flight and link.in_flight[0][0] <= held_id:
+                link.unacknowledged_bytes -= link.in_flight.popleft()[1]
             link.acknowledged = max(link.acknowledged, self._window_start)
             end = self._window_start + len(self._window)
-            while link.acknowledged < end:
-                batch = self._window[link.acknowledged - self._window_start]
-                if batch.last_id > link.held_id:
-                    break
-                if link.acknowledged < link.next:
-                    link.unacknowledged_bytes -= batch.payload.size
+            while (
+                link.acknowledged < end
+                and self._window[link.acknowledged - self._window_start].last_id <= held_id
+            ):
                 link.acknowledged += 1
             link.next = max(link.next, link.acknowledged)
             self._advance()

@@ -1,0 +1,160 @@
+"""Closing gaps: what comes is checked, every source has its turn, this member itself the last."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.unit.core.bench import STREAM, MemberBench, Truth
+from tests.unit.making import W2
+from walle.core.backfill import FETCH_MS, PAUSE_MS, STUCK_MS_MAX
+from walle.core.effects import CloseGap, DropFill, Fill, Send
+from walle.core.history import History
+from walle.core.topology import StreamTopology
+from walle.ids import IdRange
+from walle.messages import Fetch, FetchReply
+
+if TYPE_CHECKING:
+    from walle.record import Batch
+
+TRUTH = Truth(12)
+OTHER = Truth(6, W2, TRUTH.at(2))
+REPLY = FetchReply(STREAM, 3)
+
+
+def gapped() -> MemberBench:
+    """Entries 3, 4 and 5 are missing."""
+    return MemberBench(TRUTH.with_gap(2, 6, 8))
+
+
+def fetch(bench: MemberBench) -> Send:
+    """The one question under way."""
+    (asked,) = bench.asked(Fetch).values()
+    return asked
+
+
+def refuse(bench: MemberBench) -> str:
+    """Who was asked, and has nothing."""
+    asked = fetch(bench)
+    bench.reply(asked, REPLY, None)
+    return str(asked.to)
+
+
+def test_lowest_gap_is_asked_for_from_the_chain_below() -> None:
+    bench = gapped()
+    assert fetch(bench).message == Fetch(STREAM, 3, 6, 1, TRUTH.at(2).chain, 512 * 1024)
+
+
+def test_gap_is_filled_page_by_page_and_closed() -> None:
+    bench = gapped()
+    bench.reply(fetch(bench), REPLY, TRUTH.batch(3, 4))
+    assert bench.member.history.gaps() == [IdRange(3, 6)], "not held before it is proved"
+    assert [each.batch for each in bench.actions(Fill)] == [TRUTH.batch(3, 4)]
+    asked = fetch(bench)
+    assert (asked.message.start, asked.message.prev_chain) == (5, TRUTH.at(4).chain)
+    bench.reply(asked, REPLY, TRUTH.batch(5, 5))
+    assert len(bench.actions(Fill)) == len(bench.actions(CloseGap)) == 1
+    assert bench.member.history.gaps() == []
+    assert bench.asked(Fetch) == {}
+
+
+def test_next_gap_follows() -> None:
+    history = TRUTH.with_gap(2, 4, 5)
+    history.jump(TRUTH.batch(8, 9), 0, TRUTH.at(9))
+    bench = MemberBench(history)
+    bench.reply(fetch(bench), REPLY, TRUTH.batch(3, 3))
+    asked = fetch(bench)
+    assert (asked.message.start, asked.message.end) == (6, 8)
+
+
+def test_fill_that_does_not_meet_the_run_above_is_dropped() -> None:
+    """It came from another member's aside run."""
+    bench = gapped()
+    bench.reply(fetch(bench), REPLY, OTHER.batch(3, 5))
+    assert len(bench.actions(DropFill)) == 1
+    assert bench.actions(CloseGap) == []
+    assert bench.member.history.fill is None
+    assert fetch(bench).message.start == 3
+
+
+def test_source_with_another_history_does_not_come_first_for_ever() -> None:
+    bench = gapped()
+    first = set()
+    for _ in range(20):
+        asked = fetch(bench)
+        first.add(asked.to)
+        bench.reply(asked, REPLY, OTHER.batch(3, 5))
+    assert first == {"n1", "n2", "n3"}
+
+
+def test_fill_that_nobody_builds_on_is_dropped() -> None:
+    """It parted from the committed history before its source's aside run ended."""
+    bench = gapped()
+    bench.reply(fetch(bench), REPLY, OTHER.batch(3, 3))
+    for _ in range(2):
+        refuse(bench)
+    assert bench.actions(DropFill) == []
+    refuse(bench)
+    assert len(bench.actions(DropFill)) == 1
+    bench.pass_ms(PAUSE_MS)
+    assert fetch(bench).message.start == 3
+
+
+def test_fill_is_kept_while_a_source_is_silent_but_not_for_ever() -> None:
+    bench = gapped()
+    bench.reply(fetch(bench), REPLY, OTHER.batch(3, 3))
+    bench.pass_ms(STUCK_MS_MAX)
+    assert bench.actions(DropFill) == []
+    bench.pass_ms(4 * FETCH_MS)
+    assert len(bench.actions(DropFill)) == 1
+
+
+@pytest.mark.parametrize(
+    "batch", [None, TRUTH.batch(2, 4), TRUTH.batch(4, 5), OTHER.batch(4, 5), TRUTH.batch(3, 6)]
+)
+def test_what_does_not_build_on_the_fill_is_not_taken(batch: Batch | None) -> None:
+    bench = gapped()
+    first = fetch(bench)
+    bench.reply(first, REPLY, batch)
+    assert bench.actions(Fill) == []
+    assert fetch(bench).to != first.to
+
+
+def test_every_source_has_its_turn_this_member_last_then_comes_a_pause() -> None:
+    """Its own aside runs may be the only copies."""
+    bench = gapped()
+    assert [refuse(bench) for _ in range(3)] == ["n2", "n3", "n1"]
+    assert bench.asked(Fetch) == {}
+    bench.pass_ms(PAUSE_MS)
+    assert refuse(bench) == "n2"
+
+
+def test_source_that_does_not_answer_is_left() -> None:
+    bench = gapped()
+    first = fetch(bench)
+    bench.pass_ms(FETCH_MS)
+    assert set(bench.asked(Fetch)) == {first.to, "n3"}
+
+
+def test_gap_that_was_filled_meanwhile_is_not_filled_again() -> None:
+    bench = gapped()
+    asked = fetch(bench)
+    bench.member.history.add_fill(TRUTH.batch(3, 5))
+    bench.member.history.close_gap()
+    bench.reply(asked, REPLY, TRUTH.batch(3, 5))
+    assert bench.actions(Fill) == []
+
+
+def test_one_question_at_a_time_and_none_without_a_gap() -> None:
+    bench = gapped()
+    fetch(bench)
+    bench.member.backfill.start()
+    assert bench.asked(Fetch) == {}
+    assert MemberBench(TRUTH.held(5)).asked(Fetch) == {}
+    assert MemberBench(History()).asked(Fetch) == {}
+
+
+def test_member_without_others_fills_from_its_own_aside_runs() -> None:
+    bench = MemberBench(TRUTH.with_gap(2, 6, 8), topology=StreamTopology(1, ("n1",)))
+    assert fetch(bench).to == "n1"

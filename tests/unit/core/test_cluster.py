@@ -1,0 +1,205 @@
+"""What the entries of `/cluster` say, and which streams may be created."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from walle.core.cluster import (
+    ClusterState,
+    Refusal,
+    StreamRecord,
+    cluster_topology,
+    encode_create_stream,
+    encode_form,
+    place,
+)
+from walle.core.topology import StreamTopology
+from walle.errors import Code, InvariantError
+from walle.ids import STREAM_CLUSTER
+from walle.limits import MEMBERS_COUNT_MAX, STREAM_NAME_BYTES_MAX
+from walle.messages import CreateStream, NodeAddress, NodeRecord
+
+CLUSTER_ID = bytes(range(16))
+NAMES = st.text(min_size=1, max_size=10)
+
+
+def nodes(count: int) -> tuple[NodeRecord, ...]:
+    return tuple(
+        NodeRecord(f"n{index}", f"host{index}:1", bytes([index] * 16))
+        for index in range(1, count + 1)
+    )
+
+
+def formed(count: int = 3) -> ClusterState:
+    cluster = ClusterState()
+    cluster.apply(1, encode_form(CLUSTER_ID, nodes(count)))
+    return cluster
+
+
+# --- entries --------------------------------------------------------------------------------------
+
+
+def test_first_entry_forms_the_cluster_and_creates_its_stream() -> None:
+    cluster = formed()
+    assert cluster.cluster_id == CLUSTER_ID
+    assert tuple(cluster.nodes.values()) == nodes(3)
+    record = cluster.find("/cluster")
+    assert record == StreamRecord(STREAM_CLUSTER, "/cluster", cluster_topology(nodes(3)))
+    assert record.topology.members == ("n1", "n2", "n3")
+    assert cluster.applied_id == 1
+
+
+def test_form_repeats_what_a_node_knew_before_its_first_entry() -> None:
+    cluster = ClusterState()
+    cluster.form(CLUSTER_ID, nodes(3))
+    before = (cluster.cluster_id, cluster.nodes, cluster.streams)
+    cluster.apply(1, encode_form(CLUSTER_ID, nodes(3)))
+    assert (cluster.cluster_id, cluster.nodes, cluster.streams) == before
+
+
+def test_streams_id_is_that_of_the_entry_that_created_it() -> None:
+    cluster = formed()
+    record = cluster.apply(5, encode_create_stream("/a", ["n1", "n3"]))
+    assert record == StreamRecord(5, "/a", StreamTopology(1, ("n1", "n3")))
+    assert cluster.streams[5] == cluster.find("/a") == record
+    assert cluster.applied_id == 5
+    assert cluster.find("/b") is None
+
+
+@given(NAMES, st.lists(NAMES, max_size=4))
+def test_any_name_and_members_survive(name: str, members: list[str]) -> None:
+    record = formed().apply(2, encode_create_stream(name, members))
+    assert record is not None
+    assert (record.name, record.topology.members) == (name, tuple(members))
+
+
+def test_entries_are_json_that_any_tool_reads() -> None:
+    assert json.loads(encode_create_stream("/a", ["n1"])) == {
+        "change": "create_stream",
+        "name": "/a",
+        "members": ["n1"],
+    }
+    assert json.loads(encode_form(CLUSTER_ID, nodes(1))) == {
+        "change": "form",
+        "cluster": CLUSTER_ID.hex(),
+        "nodes": [{"id": "n1", "address": "host1:1", "identity": "01" * 16}],
+    }
+
+
+def test_change_of_a_later_version_ends_the_node() -> None:
+    with pytest.raises(InvariantError, match="/cluster entry 9: change 'paint'"):
+        formed().apply(9, b'{"change": "paint"}')
+
+
+def test_info_names_members_with_their_addresses() -> None:
+    topology = StreamTopology(3, ("n1", "n9"), ("n2",), first_entry_id=7)
+    info = formed().info(StreamRecord(5, "/a", topology))
+    assert info.members == (NodeAddress("n1", "host1:1"), NodeAddress("n9", ""))
+    assert info.old_members == (NodeAddress("n2", "host2:1"),)
+    assert (info.stream_id, info.name, info.version, info.first_entry_id) == (5, "/a", 3, 7)
+
+
+# --- plans ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("request_", "text"),
+    [
+        (CreateStream("", 0, ()), "begins with '/'"),
+        (CreateStream("/", 0, ()), "2 to 255 bytes"),
+        (CreateStream("orders", 0, ()), "'orders': a stream's name begins with '/'"),
+        (CreateStream("/" + "ä" * 128, 0, ()), "2 to 255 bytes"),
+        (CreateStream("/a", 0, ("n1", "n7")), "no node 'n7'; the nodes are n1, n2, n3"),
+        (CreateStream("/a", 0, ("n1", "n1")), "named twice"),
+        (CreateStream("/a", 4, ()), "4 replicas: there are 3 nodes"),
+    ],
+)
+def test_impossible_stream_is_refused_with_the_rule(request_: CreateStream, text: str) -> None:
+    plan = formed().plan_stream(request_)
+    assert isinstance(plan, Refusal)
+    assert plan.code is Code.BAD_REQUEST
+    assert text in plan.text
+
+
+def test_more_members_than_any_stream_may_have_are_refused() -> None:
+    cluster = formed(MEMBERS_COUNT_MAX + 1)
+    plan = cluster.plan_stream(CreateStream("/a", MEMBERS_COUNT_MAX + 1, ()))
+    assert isinstance(plan, Refusal)
+    assert f"at most {MEMBERS_COUNT_MAX}" in plan.text
+    assert not isinstance(cluster.plan_stream(CreateStream("/a", MEMBERS_COUNT_MAX, ())), Refusal)
+
+
+@pytest.mark.parametrize(
+    ("size", "replicas", "expected"), [(5, 0, 3), (2, 0, 2), (1, 0, 1), (5, 5, 5), (5, 1, 1)]
+)
+def test_replicas_are_three_if_nothing_is_said(size: int, replicas: int, expected: int) -> None:
+    plan = formed(size).plan_stream(CreateStream("/a", replicas, ()))
+    assert not isinstance(plan, Refusal)
+    assert len(plan) == expected
+    assert list(plan) == sorted(plan)
+
+
+def test_longest_name_is_allowed_and_members_are_sorted() -> None:
+    name = "/" + "x" * (STREAM_NAME_BYTES_MAX - 1)
+    assert formed().plan_stream(CreateStream(name, 9, ("n3", "n1"))) == ("n1", "n3")
+
+
+@pytest.mark.parametrize(
+    ("request_", "is_same"),
+    [
+        (CreateStream("/a", 0, ()), True),
+        (CreateStream("/a", 2, ()), True),
+        (CreateStream("/a", 0, ("n3", "n1")), True),
+        (CreateStream("/a", 3, ()), False),
+        (CreateStream("/a", 2, ("n1", "n2")), False),
+        (CreateStream("/cluster", 0, ("n1",)), False),
+    ],
+)
+def test_stream_that_exists_may_be_created_again_if_it_is_the_same(
+    request_: CreateStream, is_same: bool
+) -> None:
+    cluster = formed()
+    cluster.apply(2, encode_create_stream("/a", ["n1", "n3"]))
+    plan = cluster.plan_stream(request_)
+    if is_same:
+        assert not isinstance(plan, Refusal)
+    else:
+        assert isinstance(plan, Refusal)
+        assert plan.code is Code.STREAM_EXISTS
+        assert "n1, n" in plan.text
+
+
+# --- placement ------------------------------------------------------------------------------------
+
+
+def test_placement_spreads_streams_evenly() -> None:
+    ids = [f"n{index}" for index in range(5)]
+    counts = Counter(node for each in range(1_000) for node in place(f"/s{each}", ids, 3))
+    assert set(counts) == set(ids)
+    assert all(500 < count < 700 for count in counts.values())
+
+
+@given(NAMES, st.sets(NAMES, min_size=2, max_size=8), st.integers(1, 7), st.data())
+def test_placement_does_not_depend_on_order_and_moves_little(
+    name: str, ids: set[str], replicas: int, data: st.DataObject
+) -> None:
+    """A node that goes is replaced by one other; all else stays."""
+    placed = place(name, ids, replicas)
+    assert placed == place(name, data.draw(st.permutations(sorted(ids))), replicas)
+    gone = data.draw(st.sampled_from(sorted(ids)))
+    after = place(name, ids - {gone}, replicas)
+    if gone in placed:
+        assert set(placed) - {gone} <= set(after)
+    else:
+        assert after == placed
+
+
+def test_placement_is_the_same_in_every_version() -> None:
+    """Whichever version the topology manager has."""
+    ids = [f"n{index}" for index in range(1, 8)]
+    assert place("/orders", ids, 3) == ("n2", "n3", "n4")

@@ -1,0 +1,208 @@
+"""One node as its clients see it: dispatch, lists, status, sessions."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.core.cluster import client_hello
+from tests.unit.core.served import Served
+from tests.unit.making import W1, entries
+from walle.core import node as node_module
+from walle.errors import Code
+from walle.ids import NO_WRITER, ORIGIN, STREAM_CLUSTER
+from walle.messages import (
+    NODE_ONLY,
+    AskCommitted,
+    AskWriter,
+    Claim,
+    Describe,
+    Failure,
+    Fetch,
+    Form,
+    FormReply,
+    ListStreams,
+    NewWriter,
+    Probe,
+    Put,
+    PutReply,
+    Read,
+    ReadTail,
+    Release,
+    Stamp,
+    Status,
+    StreamInfo,
+    Sync,
+    Welcome,
+    WriterStatus,
+    encoded_size,
+)
+
+if TYPE_CHECKING:
+    from walle.messages import Message
+
+ANYONE = bytes(16)
+NODES_QUESTIONS = (
+    NewWriter(2, 1, W1, "", 100),
+    ReadTail(2, 1, W1, 0),
+    Sync(2, 1, W1, "n2", ORIGIN, ORIGIN, 0),
+    Stamp(2, 1, W1, ORIGIN),
+    AskWriter(2, 1),
+    AskCommitted((2,)),
+    Fetch(2, 1, 2, 0, 0, 1),
+    Probe(),
+    Form(ANYONE, ()),
+)
+CHANGES_OF_CLUSTER = (
+    Put(STREAM_CLUSTER, 1, W1, 1, ORIGIN, 0),
+    Put(STREAM_CLUSTER, 1, W1, 1, ORIGIN, 1),
+    Claim(STREAM_CLUSTER, "me", 1_000, 1_000, 1),
+    Release(STREAM_CLUSTER, 1, W1, ORIGIN, 0),
+)
+
+
+@pytest.fixture(scope="module")
+def served() -> Served:
+    """Four nodes; one of them is not a member of `/s`. Only looked at."""
+    return Served(4)
+
+
+def stranger(served: Served) -> str:
+    (name,) = set(served.names) - set(served.members)
+    return name
+
+
+def refusal(answer: Any) -> tuple[int, str]:
+    assert isinstance(answer, Failure)
+    return answer.code, answer.text
+
+
+# --- who may ask what -----------------------------------------------------------------------------
+
+
+def test_every_question_of_nodes_is_tried() -> None:
+    assert {type(each) for each in NODES_QUESTIONS} == NODE_ONLY
+
+
+@pytest.mark.parametrize(
+    "message", [*NODES_QUESTIONS, *CHANGES_OF_CLUSTER], ids=lambda each: type(each).__name__
+)
+def test_client_may_not_ask_what_nodes_ask_of_each_other(served: Served, message: Message) -> None:
+    assert refusal(served.call("n1", message)) == (Code.BAD_REQUEST, "only nodes may ask that")
+
+
+@pytest.mark.parametrize("message", [FormReply(0, ANYONE), Welcome(1, ANYONE, "n", ANYONE)])
+def test_answer_to_no_question_is_refused(served: Served, message: Message) -> None:
+    assert refusal(served.call("n1", message)) == (Code.BAD_REQUEST, "an answer to no question")
+
+
+@pytest.mark.parametrize(
+    "message",
+    [Read(99, 1, 1, 0, 0, 0), WriterStatus(99, 1, NO_WRITER, 0), Claim(99, "", 100, 0, 0)],
+)
+def test_stream_that_is_not_known_yet_may_be_asked_for_again(
+    served: Served, message: Message
+) -> None:
+    assert refusal(served.call("n1", message)) == (Code.BUSY, "n1 does not know stream 99 yet")
+
+
+def test_node_that_is_not_a_member_names_those_that_are(served: Served) -> None:
+    name = stranger(served)
+    code, text = refusal(served.call(name, Read(served.stream_id, 1, 1, 0, 0, 0)))
+    assert code == Code.NOT_A_MEMBER
+    members = ", ".join(served.members)
+    assert text == f"{name} is not a member of /s; its members are {members}"
+
+
+def test_put_is_refused_in_its_own_form(served: Served) -> None:
+    """So that a writer's pipeline hears of it."""
+    put = Put(served.stream_id, 1, W1, 8, ORIGIN, 0)
+    answer = served.call(stranger(served), put, entries(1))
+    assert isinstance(answer, PutReply)
+    assert (answer.code, answer.transmission) == (Code.NOT_A_MEMBER, 8)
+
+
+# --- what there is --------------------------------------------------------------------------------
+
+
+def test_streams_are_listed_in_order_of_their_ids(served: Served) -> None:
+    page = served.call(stranger(served), ListStreams(0))
+    assert [each.name for each in page.streams] == ["/cluster", "/s"]
+    assert page.more == 0
+    page = served.call("n1", ListStreams(STREAM_CLUSTER))
+    assert [each.name for each in page.streams] == ["/s"]
+
+
+def test_long_list_comes_in_pages(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = served.call("n1", ListStreams(0)).streams
+    monkeypatch.setattr(node_module, "LIST_BYTES_MAX", encoded_size(whole[0]))
+    first = served.call("n1", ListStreams(0))
+    assert (first.streams, first.more) == (whole[:1], 1)
+    second = served.call("n1", ListStreams(STREAM_CLUSTER))
+    assert (second.streams, second.more) == (whole[1:], 0)
+
+
+def test_page_holds_as_much_as_fits() -> None:
+    sizes = [60_000, 60_000, 60_000]
+    assert node_module._page(sizes, lambda size: size) == (sizes[:2], 1)
+    assert node_module._page(sizes[:2], lambda size: size) == (sizes[:2], 0)
+    assert node_module._page([], lambda _: 1) == ([], 0)
+
+
+def test_stream_is_described_by_any_node(served: Served) -> None:
+    for name in served.names:
+        info = served.call(name, Describe("/s"))
+        assert isinstance(info, StreamInfo)
+        assert (info.stream_id, len(info.members)) == (served.stream_id, 3)
+
+
+def test_name_that_nobody_knows_is_told_with_the_remedy(served: Served) -> None:
+    code, text = refusal(served.call("n1", Describe("/t")))
+    assert code == Code.UNKNOWN_STREAM
+    assert text == "no stream /t: `walle stream create /t` makes it"
+
+
+def test_status_tells_of_the_node_and_its_streams(served: Served) -> None:
+    reply = served.call("n2", Status(0))
+    status = json.loads(reply.json)
+    assert (status["id"], status["address"]) == ("n2", "n2:1")
+    assert [node["id"] for node in status["nodes"]] == served.names
+    streams = {each["name"]: each for each in status["streams"]}
+    assert streams["/cluster"]["committed_id"] == served.stream_id
+    assert streams["/cluster"]["gaps"] == []
+    assert streams["/cluster"]["backfill"] is None
+
+
+# --- refused by another node ----------------------------------------------------------------------
+
+
+def test_node_whose_hello_is_refused_stops_or_raises_an_alarm() -> None:
+    """One that belongs to no cluster must not run on; another may be right itself."""
+    served = Served()
+    failure = Failure(Code.WRONG_CLUSTER, "who are you?")
+    node = served.nodes["n1"]
+    node.refused("n2", failure)
+    assert node.context.outbox.alarms == ["n2 refuses this node: who are you?"]
+    served.disks["n3"] = type(served.disks["n3"])()
+    served.cut_off = {"n3"}
+    served.nodes.pop("n3")
+    wiped = served.start("n3")
+    wiped.refused("n2", failure)
+    assert wiped.context.outbox.fatal == "n2 refuses this node: who are you?"
+
+
+def test_peers_are_all_the_others(served: Served) -> None:
+    assert served.nodes["n2"].peers() == {"n1": "n1:1", "n3": "n3:1", "n4": "n4:1"}
+
+
+def test_session_that_ends_takes_its_requests_along() -> None:
+    served = Served()
+    node = served.nodes["n1"]
+    node.open_session(9, client_hello())
+    served.ask("n1", Read(served.stream_id, 1, 1, 60_000, 0, 0), 77, session=9)
+    served.run(10)
+    node.close_session(9)
+    served.run(61_000)
+    assert served.answers_to(77) == []
