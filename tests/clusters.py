@@ -66,14 +66,19 @@ class DevNodes:
     """A cluster run by `walle dev`; each node may be run by a `walle dev --only` of its own.
 
     apart: whether each node gets a `walle dev --only` of its own from the start.
+    errors: a file for what `walle dev` says of dead nodes; else it goes where the tests' own goes.
     """
 
-    def __init__(self, directory: Path, count: int = 3, *, apart: bool = False) -> None:
+    def __init__(
+        self, directory: Path, count: int = 3, *, apart: bool = False, errors: Path | None = None
+    ) -> None:
         self.directory = directory / "nodes"
         self.port = free_ports(count)
         self.names = [f"n{index + 1}" for index in range(count)]
         self._apart = apart
+        self._errors = errors
         self._processes: list[subprocess.Popen[bytes]] = []
+        self._commands: list[subprocess.Popen[bytes]] = []
         self._seen: set[int] = set()
 
     @property
@@ -103,13 +108,15 @@ class DevNodes:
         self.stop()
 
     def _launch(self, *options: str) -> subprocess.Popen[bytes]:
-        process = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "walle", "dev", "--nodes", str(len(self.names))),
-                *("--data", str(self.directory), "--port", str(self.port), *options),
-            ],
-            stdout=subprocess.PIPE,
-        )
+        command = [
+            *(sys.executable, "-m", "walle", "dev", "--nodes", str(len(self.names))),
+            *("--data", str(self.directory), "--port", str(self.port), *options),
+        ]
+        if self._errors is None:
+            process = subprocess.Popen(command, stdout=subprocess.PIPE)
+        else:
+            with self._errors.open("ab") as errors:
+                process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors)
         self._processes.append(process)
         return process
 
@@ -131,12 +138,37 @@ class DevNodes:
         """Runs a command that finds this cluster; returns its status and what it printed."""
         return subprocess.run(
             [sys.executable, "-m", "walle", *arguments],
-            env={**os.environ, "WALLE_CONNECT": self.connect},
+            env=self._environment,
             input=data,
             capture_output=True,
             timeout=120,
             check=False,
         )
+
+    @property
+    def _environment(self) -> dict[str, str]:
+        return {**os.environ, "WALLE_CONNECT": self.connect}
+
+    def popen(
+        self, *arguments: str, stdin: int | None = None, stdout: int | None = None
+    ) -> subprocess.Popen[bytes]:
+        """Starts a command that finds this cluster. It ends with the cluster at the latest."""
+        process = subprocess.Popen(
+            [sys.executable, "-m", "walle", *arguments],
+            env=self._environment,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+        )
+        self._commands.append(process)
+        return process
+
+    def end_of(self, process: subprocess.Popen[bytes]) -> tuple[int, str]:
+        """Waits until a started command ends by itself; its status and what it said of errors."""
+        with process:
+            assert process.stderr is not None
+            text = process.stderr.read().decode()
+            return process.wait(30), text
 
     def cli(self, *arguments: str, data: bytes | None = None) -> bytes:
         """Runs a command that must succeed; returns what it printed."""
@@ -190,6 +222,11 @@ class DevNodes:
         self.signal(pids, signal.SIGKILL)
         wait_until(lambda: not any(map(is_alive, pids)), f"{names} are gone", 5.0)
 
+    def kill_dev(self) -> None:
+        """Kills `walle dev` itself with SIGKILL."""
+        for process in self._processes:
+            process.kill()
+
     def signal(self, pids: Iterable[int], number: signal.Signals) -> None:
         """Sends a signal to processes of this cluster."""
         for pid in pids:
@@ -203,6 +240,10 @@ class DevNodes:
 
     def stop(self) -> None:
         """Stops everything in good order; nothing may be left behind."""
+        for command in self._commands:
+            with command:
+                command.kill()
+        self._commands.clear()
         self._seen.update(process.pid for process in self._descendants())
         for process in self._processes:
             if process.poll() is None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import shlex
 import signal
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import click
@@ -19,7 +21,7 @@ from walle.errors import ConfigError, WalleError
 from walle.ids import CLUSTER_STREAM_NAME
 from walle.native import set_parent_death_signal
 from walle.process.child import EX_CONFIG, EX_SOFTWARE
-from walle.supervisor import Supervisor, configure_logging, describe_status
+from walle.supervisor import Supervisor, configure_logging, describe_status, listen
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,12 +40,20 @@ class DevCluster:
         self._count = nodes
         self._addresses = {f"n{index + 1}": f"127.0.0.1:{port + index}" for index in range(nodes)}
         self._running: dict[int, str] = {}
+        self._log_starts: dict[str, int] = {}
+        self._has_failed = False
 
     def run(self, only: int | None) -> int:
-        """Runs the nodes, or only that one, until SIGTERM or SIGINT; returns the exit status."""
+        """Runs the nodes, or only that one, until SIGTERM or SIGINT; returns the exit status.
+
+        Raises:
+            ConfigError: a port is taken, or the directory holds another cluster.
+        """
         self._data.mkdir(parents=True, exist_ok=True)
         names = [f"n{only}"] if only is not None else list(self._addresses)
         configs = [self._write_config(name) for name in names]
+        for config in configs:
+            _check_port(config.listen)
         setproctitle.setproctitle(f"walle dev {' '.join(names)}")
         for config in configs:
             self._running[self._fork(config)] = config.node
@@ -67,9 +77,14 @@ class DevCluster:
         path.write_text(text)
         return parse_node_config(settings, directory=self._data)
 
+    def _log(self, name: str) -> Path:
+        return self._data / f"{name}.log"
+
     def _fork(self, config: NodeConfig) -> int:
         """Forks a node's supervisor, which ends in good order when this process dies."""
         parent = os.getpid()
+        log_path = self._log(config.node)
+        self._log_starts[config.node] = log_path.stat().st_size if log_path.exists() else 0
         pid = os.fork()
         if pid:
             return pid
@@ -78,9 +93,7 @@ class DevCluster:
             set_parent_death_signal(signal.SIGTERM)
             if os.getppid() != parent:
                 os._exit(0)
-            log = os.open(
-                self._data / f"{config.node}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644
-            )
+            log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
             os.dup2(log, sys.stderr.fileno())
             configure_logging(config.node)
             status = Supervisor(config).run()
@@ -112,13 +125,15 @@ class DevCluster:
         for pid in self._running:
             os.kill(pid, signal.SIGTERM)
         await ended.wait()
-        return 0
+        return int(self._has_failed)
 
     async def _announce(self, names: list[str]) -> None:
         """Prints `ready` once the cluster has a topology manager and the nodes here answer."""
         while True:
             try:
                 async with connect([self._addresses[name] for name in names]) as client:
+                    for name in tuple(self._running.values()):
+                        await client.node_status(self._addresses[name])
                     status = await client.writer_status(CLUSTER_STREAM_NAME)
                     if status.established and status.remaining_lease_ms:
                         break
@@ -126,7 +141,8 @@ class DevCluster:
                 pass
             await asyncio.sleep(LOOK_S)
         where = ",".join(self._addresses[name] for name in names)
-        click.echo(f"ready: {', '.join(names)} at {where}, data in {self._data}")
+        with suppress(BrokenPipeError):
+            click.echo(f"ready at {where}, data in {self._data}")
 
     def _reap(self, ended: asyncio.Event, stopping: asyncio.Event) -> None:
         while self._running:
@@ -134,12 +150,39 @@ class DevCluster:
             if not pid:
                 return
             name = self._running.pop(pid, None)
-            if name is not None and not stopping.is_set():
-                number = name.removeprefix("n")
-                click.echo(
-                    f"node {name} {describe_status(os.waitstatus_to_exitcode(status))}; its log is "
-                    f"{self._data / name}.log; to start it again: walle dev --only {number} "
-                    f"--nodes {self._count} --data {self._data} --port {self._port}",
-                    err=True,
-                )
+            if name is not None and (status or not stopping.is_set()):
+                self._has_failed = True
+                click.echo(self._describe_end(name, os.waitstatus_to_exitcode(status)), err=True)
         ended.set()
+
+    def _describe_end(self, name: str, status: int) -> str:
+        """How a node has ended, why, and what to do."""
+        again = (
+            f"walle dev --only {name.removeprefix('n')} --nodes {self._count} "
+            f"--data {shlex.quote(str(self._data))} --port {self._port}"
+        )
+        reason = self._last_critical(name) if status > 0 else ""
+        return (
+            f"node {name} {describe_status(status)}{reason}\n"
+            f"  its log: {self._log(name)}\n"
+            f"  to start it again: {again}"
+        )
+
+    def _last_critical(self, name: str) -> str:
+        """What a node that could not run said of it last."""
+        with self._log(name).open("rb") as log:
+            log.seek(self._log_starts[name])
+            lines = [line for line in log.read().splitlines() if b" CRITICAL " in line]
+        if not lines:
+            return ""
+        return f" ({lines[-1].partition(b' CRITICAL ')[2].decode(errors='replace')})"
+
+
+def _check_port(address: str) -> None:
+    """The node would say so itself, but in its log."""
+    try:
+        listen(address).close()
+    except ConfigError as error:
+        raise ConfigError(
+            "--port", f"{error.rule}; stop what listens there, or choose another --port"
+        ) from error

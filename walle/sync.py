@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from walle.client import client as asyncio_client
-from walle.client.client import LEASE_MS_DEFAULT
+from walle.client.client import LEASE_MS_DEFAULT, TIMEOUT_S
 from walle.client.reader import read_batches
 
 if TYPE_CHECKING:
@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from walle.messages import StreamInfo, WriterStatusReply
     from walle.record import Entry
 
+HANDED_OVER_MAX = 16
+"""How many entries may be on their way from other threads to the loop's: what the writer does not
+know of yet is bounded too."""
+
 R = TypeVar("R")
 
 
@@ -37,19 +41,32 @@ class _Loop:
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="walle", daemon=True)
+        self._stop = asyncio.Event()
+        self._thread = threading.Thread(target=self._run, name="walle", daemon=True)
         self._thread.start()
+
+    def _run(self) -> None:
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            runner.run(self._wait_for_stop())
+
+    async def _wait_for_stop(self) -> None:
+        await self._stop.wait()
 
     def submit(self, work: Coroutine[Any, Any, R]) -> Future[R]:
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     def run(self, work: Coroutine[Any, Any, R]) -> R:
-        return self.submit(work).result()
+        """Waits for the result; an interrupt (Ctrl-C) ends the work as well."""
+        future = self.submit(work)
+        try:
+            return future.result()
+        finally:
+            future.cancel()
 
     def stop(self) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        """Ends the loop and what still runs in it."""
+        self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join()
-        self._loop.close()
 
 
 class Writer:
@@ -58,6 +75,7 @@ class Writer:
     def __init__(self, loop: _Loop, writer: asyncio_writer.Writer) -> None:
         self._loop = loop
         self._writer = writer
+        self._handing_over = threading.Semaphore(HANDED_OVER_MAX)
 
     def put(self, data: bytes) -> Future[Position]:
         """Puts an entry; `.result()` waits until it is durable and gives its position.
@@ -66,10 +84,15 @@ class Writer:
         """
 
         async def put() -> Position:
-            return await self._writer.put(data)
+            try:
+                durable = self._writer.put(data)
+            finally:
+                self._handing_over.release()
+            return await durable
 
         if not self._writer.has_room:
             self._loop.run(self._writer.drain())
+        self._handing_over.acquire()
         return self._loop.submit(put())
 
     @contextmanager
@@ -102,10 +125,19 @@ class Client:
         self._client = client
 
     def create_stream(
-        self, name: str, *, replicas: int = 0, members: Sequence[str] = ()
+        self,
+        name: str,
+        *,
+        replicas: int = 0,
+        members: Sequence[str] = (),
+        timeout_s: float = TIMEOUT_S,
     ) -> StreamInfo:
         """As `walle.Client.create_stream`."""
-        return self._loop.run(self._client.create_stream(name, replicas=replicas, members=members))
+        return self._loop.run(
+            self._client.create_stream(
+                name, replicas=replicas, members=members, timeout_s=timeout_s
+            )
+        )
 
     def list_streams(self) -> tuple[StreamInfo, ...]:
         """All streams, `/cluster` included."""
@@ -114,6 +146,10 @@ class Client:
     def writer_status(self, name: str) -> WriterStatusReply:
         """Who the stream's writer is, by a majority of its members."""
         return self._loop.run(self._client.writer_status(name))
+
+    def committed(self, name: str) -> Position:
+        """As `walle.Client.committed`."""
+        return self._loop.run(self._client.committed(name))
 
     @contextmanager
     def claim(
@@ -148,11 +184,8 @@ class Client:
     ) -> Iterator[Entry]:
         """As `walle.Client.read`."""
         batches = read_batches(self._client, name, start=start, end=end, follow=follow, node=node)
-        try:
-            while (entries := self._loop.run(_next(batches))) is not None:
-                yield from entries
-        finally:
-            self._loop.run(batches.aclose())
+        while (entries := self._loop.run(_next(batches))) is not None:
+            yield from entries
 
 
 async def _next(batches: AsyncGenerator[list[Entry], None]) -> list[Entry] | None:
@@ -168,10 +201,10 @@ async def _exit(manager: Any, error: BaseException | None) -> None:
 
 
 @contextmanager
-def connect(addresses: str | Sequence[str]) -> Iterator[Client]:
+def connect(addresses: str | Sequence[str], *, timeout_s: float = TIMEOUT_S) -> Iterator[Client]:
     """As `walle.connect`, blocking."""
     loop = _Loop()
-    connection = asyncio_client.connect(addresses)
+    connection = asyncio_client.connect(addresses, timeout_s=timeout_s)
     try:
         client = loop.run(_enter(connection))
         try:

@@ -1,8 +1,8 @@
 """The command line. It parses and prints; what is done is done elsewhere.
 
-Exit statuses: 0 done; 1 refused or failed; 2 wrong usage; 3 no majority, or nobody answers;
-4 the writer was lost; 65 stored data are damaged; 74 a disk operation failed; 78 a setting is
-wrong; 130 interrupted.
+Exit statuses: 0 done; 1 refused or failed, or whoever read the output has gone; 2 wrong usage;
+3 no majority, or nobody answers; 4 the writer was lost; 65 stored data are damaged; 74 a file
+cannot be read or written; 78 a setting is wrong; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from walle.cli.nodes import dev, node
 from walle.cli.status import status
 from walle.cli.streams import stream
 from walle.errors import ConfigError, CorruptionError, Unavailable, WalleError, WriterLost
-from walle.process.child import EX_CONFIG, EX_DATAERR
+from walle.process.child import EX_CONFIG, EX_DATAERR, EX_IOERR
 
 EX_UNAVAILABLE = 3
 EX_WRITER_LOST = 4
@@ -58,19 +58,30 @@ def main() -> None:
 
 
 def run(arguments: list[str]) -> int:
-    """Runs one command; returns the exit status."""
+    """Runs one command; returns the exit status. What it prints of an error names the remedy."""
+    if None in (sys.stdin, sys.stdout, sys.stderr):
+        text = "standard input, output and error must be open; /dev/null will do"
+        click.echo(f"walle: {text}", err=True)
+        return 1
     try:
         result = walle.main(args=arguments, prog_name="walle", standalone_mode=False)
     except click.ClickException as error:
         error.show()
         return error.exit_code
     except click.Abort:
+        click.echo("walle: interrupted", err=True)
         return EX_INTERRUPTED
     except WalleError as error:
         click.echo(f"walle: {error}", err=True)
         return next((status for cls, status in _STATUSES if isinstance(error, cls)), 1)
-    except BrokenPipeError:
-        # Whoever read our output has gone; what is still buffered has nowhere to go.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        click.echo(f"walle: {where}{error.strerror or error}", err=True)
+        _forget_output()
+        return EX_IOERR
     return result if isinstance(result, int) else 0
+
+
+def _forget_output() -> None:
+    """What is still buffered cannot be written: a further error at exit would say so again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

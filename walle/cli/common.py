@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from rich.console import Console
+from rich.table import Table
 
 import walle
 from walle.config import PORT_DEFAULT
@@ -17,6 +20,8 @@ if TYPE_CHECKING:
     from walle.client.client import Client
 
 CONNECT_DEFAULT = ",".join(f"127.0.0.1:{PORT_DEFAULT + index}" for index in range(3))
+CONNECT_S = 1.0
+WIDE = 10_000
 
 R = TypeVar("R")
 
@@ -32,15 +37,57 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, 
 
 
 def run_client(connect: str, work: Callable[[Client], Awaitable[R]]) -> R:
-    """Connects, does the work, and ends the connections."""
+    """Connects, does the work, and ends the connections.
+
+    Nobody there is told soon: whoever types a command does not want to wait for a cluster.
+    """
 
     async def run() -> R:
-        async with walle.connect(connect) as client:
-            return await work(client)
+        is_connected = False
+        try:
+            async with walle.connect(connect, timeout_s=CONNECT_S) as client:
+                is_connected = True
+                return await work(client)
+        except walle.Unavailable as error:
+            if is_connected:
+                raise
+            remedy = "start nodes with `walle dev`, or name others by --connect or WALLE_CONNECT"
+            raise walle.Unavailable(f"{error}; {remedy}") from error
 
     return asyncio.run(run())
 
 
+def to_json(value: Any) -> str:
+    """The value on one line."""
+    return json.dumps(value, separators=(",", ":"))
+
+
 def print_json(value: Any) -> None:
-    """One value on one line, at once."""
-    click.echo(json.dumps(value, separators=(",", ":")))
+    """Prints the value on one line, at once."""
+    click.echo(to_json(value))
+
+
+def console() -> Console:
+    """Prints for people. What is not a terminal gets lines of any length, for grep and awk."""
+    return Console(
+        width=None if sys.stdout.isatty() else WIDE, highlight=False, markup=False, emoji=False
+    )
+
+
+def new_table(*columns: str) -> Table:
+    """A table without lines."""
+    return Table(*columns, box=None, pad_edge=False, header_style="dim")
+
+
+def printable(text: str) -> str:
+    """The text on one line, with nothing in it that would move a terminal's cursor."""
+    if text.isprintable():
+        return text
+    return "".join(
+        character if character.isprintable() or character == "\t" else _escape(character)
+        for character in text
+    )
+
+
+def _escape(character: str) -> str:
+    return character.encode("unicode_escape", "surrogatepass").decode()

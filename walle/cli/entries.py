@@ -9,24 +9,35 @@ import socket
 import sys
 from contextlib import aclosing, contextmanager
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from walle.cli.common import connect_option, json_option, print_json, run_client
+from walle.cli.common import (
+    connect_option,
+    json_option,
+    print_json,
+    printable,
+    run_client,
+    to_json,
+)
 from walle.client.client import LEASE_MS_DEFAULT
+from walle.errors import LocalProtocolError, WalleError
 from walle.limits import ENTRY_DATA_BYTES_MAX, LEASE_MS_MAX, LEASE_MS_MIN
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterator
 
     from walle.client.client import Client
+    from walle.client.writer import Writer
     from walle.ids import Position
     from walle.record import Entry
 
 CHUNK_BYTES = 256 * 1024
+SILENCE_S = 1.0
+"""After which a command that waits says why."""
 
 
 @click.command()
@@ -68,60 +79,142 @@ def put(
     who = address or f"walle-put@{socket.gethostname()}:{os.getpid()}"
     entries = _whole(file) if whole else _lines(file)
 
-    async def work(client: Client) -> int:
-        async with client.claim(stream, address=who, lease_ms=lease_ms, force=force) as writer:
-            first_id = writer.tail.entry_id
-            with _progress(shown=not as_json) as show:
+    async def work(client: Client) -> None:
+        telling = asyncio.create_task(_tell_of_waiting(client, stream))
+        try:
+            async with client.claim(stream, address=who, lease_ms=lease_ms, force=force) as writer:
+                telling.cancel()
+                with _reported(writer, as_json=as_json):
+                    await _put_all(writer, entries)
+        finally:
+            telling.cancel()
 
-                def on_committed(committed: Position) -> None:
-                    count = committed.entry_id - first_id
-                    if as_json:
-                        print_json({"entry_id": committed.entry_id, "count": count})
-                    show(count, writer.tail.entry_id - first_id)
-
-                writer.on_committed = on_committed
-                async with aclosing(entries):
-                    async for data in entries:
-                        await writer.drain()
-                        last = writer.put(data)
-                        last.add_done_callback(_retrieve)
-                while writer.committed != writer.tail:
-                    await last
-            return writer.tail.entry_id - first_id
-
-    count = run_client(connect, work)
-    if not as_json:
-        click.echo(f"{count} entries are durable", err=True)
+    run_client(connect, work)
 
 
-def _retrieve(put: asyncio.Future[Position]) -> None:
-    """Takes note of a put's error: the last put's is the one that is reported."""
-    if not put.cancelled():
-        put.exception()
+async def _tell_of_waiting(client: Client, stream: str) -> None:
+    """Says why nothing happens, when a claim takes its time."""
+    await asyncio.sleep(SILENCE_S)
+    try:
+        status = await client.writer_status(stream)
+    except WalleError as error:
+        reason = str(error)
+    else:
+        reason = f"{printable(status.address)} has a lease; --force takes over"
+    click.echo(f"waiting to become the writer of {printable(stream)}: {reason}", err=True)
+
+
+async def _put_all(writer: Writer, entries: AsyncGenerator[bytes, None]) -> None:
+    """Puts the entries; returns when all are durable. Those before a bad one are put all the same.
+
+    Raises:
+        LocalProtocolError: one is too long.
+    """
+    async with aclosing(entries):
+        try:
+            async for data in entries:
+                await writer.drain()
+                writer.put(data)
+        except LocalProtocolError:
+            await writer.finish()
+            raise
+    await writer.finish()
+
+
+@contextmanager
+def _reported(writer: Writer, *, as_json: bool) -> Iterator[None]:
+    """Tells how many entries are durable: as they become so, and at the end, however it comes.
+
+    Raises:
+        OSError: nobody reads it any more; the block was cancelled for that.
+    """
+    task = asyncio.current_task()
+    first_id = writer.tail.entry_id
+    failures: list[OSError] = []
+
+    def count() -> int:
+        return writer.committed.entry_id - first_id
+
+    def print_committed(committed: Position) -> None:
+        try:
+            print_json({"entry_id": committed.entry_id, "count": committed.entry_id - first_id})
+        except OSError as error:
+            writer.on_committed = lambda _committed: None
+            failures.append(error)
+            if task is not None:
+                task.cancel()
+
+    try:
+        with _progress(shown=not as_json) as show:
+
+            def show_committed(_committed: Position) -> None:
+                show(count(), writer.tail.entry_id - first_id)
+
+            writer.on_committed = print_committed if as_json else show_committed
+            yield
+            show_committed(writer.committed)
+    except asyncio.CancelledError:
+        if failures:
+            raise failures[0] from None
+        raise
+    finally:
+        if not as_json:
+            done = count()
+            what = "1 entry is" if done == 1 else f"{done} entries are"
+            click.echo(f"{what} durable", err=True)
 
 
 async def _whole(file: BinaryIO) -> AsyncGenerator[bytes, None]:
-    data = await asyncio.to_thread(file.read, ENTRY_DATA_BYTES_MAX + 1)
-    yield _checked(data)
+    data = b""
+    async for chunk in _chunks(file):
+        data = _checked(data + chunk, "the input")
+    yield data
 
 
 async def _lines(file: BinaryIO) -> AsyncGenerator[bytes, None]:
     """The lines of a file or a pipe, as they come, without their ends."""
     rest = b""
-    read: Callable[[int], bytes] = getattr(file, "read1", file.read)
-    while chunk := await asyncio.to_thread(read, CHUNK_BYTES):
+    number = 1
+    async for chunk in _chunks(file):
         *lines, rest = (rest + chunk).split(b"\n")
         for line in lines:
-            yield _checked(line)
-        _checked(rest)
+            yield _checked(line, f"line {number}")
+            number += 1
+        _checked(rest, f"line {number}")
     if rest:
         yield rest
 
 
-def _checked(data: bytes) -> bytes:
+async def _chunks(file: BinaryIO) -> AsyncGenerator[bytes, None]:
+    """What is in a file, or comes by a pipe or from a terminal, as it comes.
+
+    No thread reads: one that waits for input could not be ended when the command is interrupted.
+    """
+    loop = asyncio.get_running_loop()
+    descriptor = file.fileno()
+    ready = asyncio.Event()
+    while True:
+        try:
+            loop.add_reader(descriptor, ready.set)
+        except PermissionError:  # a regular file: it is always ready
+            await asyncio.sleep(0)
+        else:
+            ready.clear()
+            try:
+                await ready.wait()
+            finally:
+                loop.remove_reader(descriptor)
+        chunk = os.read(descriptor, CHUNK_BYTES)
+        if not chunk:
+            return
+        yield chunk
+
+
+def _checked(data: bytes, what: str) -> bytes:
     if len(data) > ENTRY_DATA_BYTES_MAX:
-        raise click.UsageError(
-            f"an entry has at most {ENTRY_DATA_BYTES_MAX} bytes; the input has a longer one"
+        raise LocalProtocolError(
+            f"{what} is longer than {ENTRY_DATA_BYTES_MAX} bytes, the most that an entry may have; "
+            "it was not put, nor what follows it"
         )
     return data
 
@@ -175,18 +268,13 @@ def read(
     if raw and as_json:
         raise click.UsageError("--raw and --json exclude each other")
     out = sys.stdout.buffer
+    is_watched = follow or sys.stdout.isatty()
+    describe = _as_json if as_json else _as_raw if raw else _as_text
 
     async def work(client: Client) -> None:
-        entries = client.read(stream, start=start, end=end, follow=follow, node=node)
-        async for entry in entries:
-            if as_json:
-                print_json(_as_json(entry))
-            elif raw:
-                out.write(entry.data + b"\n")
-            else:
-                text = entry.data.decode(errors="replace")
-                click.echo(f"{entry.entry_id}  {_time(entry)}  {text}")
-            if follow:
+        async for entry in client.read(stream, start=start, end=end, follow=follow, node=node):
+            out.write(describe(entry) + b"\n")
+            if is_watched:
                 out.flush()
         out.flush()
 
@@ -197,11 +285,21 @@ def _time(entry: Entry) -> str:
     return datetime.fromtimestamp(entry.time_us / 1e6, UTC).isoformat(timespec="milliseconds")
 
 
-def _as_json(entry: Entry) -> dict[str, Any]:
-    return {
+def _as_raw(entry: Entry) -> bytes:
+    return entry.data
+
+
+def _as_text(entry: Entry) -> bytes:
+    data = printable(entry.data.decode(errors="backslashreplace"))
+    return f"{entry.entry_id}  {_time(entry)}  {data}".encode()
+
+
+def _as_json(entry: Entry) -> bytes:
+    fields = {
         "entry_id": entry.entry_id,
         "writer_id": str(entry.writer),
         "time": _time(entry),
         "chain": f"{entry.chain:016x}",
         "data": base64.b64encode(entry.data).decode(),
     }
+    return to_json(fields).encode()

@@ -30,11 +30,12 @@ def node(config: Path, *, verbose: bool) -> int:
         walle node --config n1.yaml
     """
     try:
-        settings = yaml.safe_load(config.read_text())
+        settings = yaml.safe_load(config.read_bytes())
     except OSError as error:
         raise ConfigError(str(config), f"cannot be read: {error.strerror}") from error
     except yaml.YAMLError as error:
-        raise ConfigError(str(config), f"is no YAML: {error}") from error
+        what = " ".join(str(error).split())
+        raise ConfigError(str(config), f"is no YAML; see configs/node.yaml: {what}") from error
     try:
         parsed = parse_node_config(settings, directory=config.parent)
     except ConfigError as error:

@@ -6,13 +6,24 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
-from rich.table import Table
+from rich.text import Text
 
-from walle.cli.common import connect_option, json_option, print_json, run_client
+from walle.cli.common import (
+    connect_option,
+    console,
+    json_option,
+    new_table,
+    print_json,
+    printable,
+    run_client,
+)
 from walle.errors import WalleError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.console import Console
+
     from walle.client.client import Client
     from walle.messages import StreamInfo
 
@@ -27,51 +38,76 @@ def status(connect: str, *, as_json: bool) -> None:
         walle status
         walle status --json
     """
-    found = run_client(connect, collect_status)
+
+    async def work(client: Client) -> dict[str, Any]:
+        return await collect_status(client, await client.list_streams())
+
+    found = run_client(connect, work)
     if as_json:
         print_json(found)
         return
-    console = Console()
-    console.print(f"cluster {found['cluster']}")
-    table = Table("NODE", "ADDRESS", "UP", "PID", "STREAMS", box=None, pad_edge=False)
+    out = console()
+    out.print(f"cluster {found['cluster']}\n")
+    table = new_table("NODE", "ADDRESS", "STATE", "PID", "STREAMS")
     for node in found["nodes"]:
-        table.add_row(
-            node["id"],
-            node["address"],
-            "up" if node["up"] else "[red]down[/red]",
-            str(node["pid"] or ""),
-            str(len(node["streams"])) if node["up"] else "",
-        )
-    console.print(table)
+        about = (str(node["pid"]), str(len(node["streams"]))) if node["up"] else ()
+        table.add_row(node["id"], node["address"], _describe_up(node), *about)
+    out.print(table)
     for stream in found["streams"]:
-        console.print()
-        print_stream(console, stream)
+        out.print()
+        print_stream(out, stream)
 
 
-def print_stream(console: Console, stream: dict[str, Any]) -> None:
+def print_stream(out: Console, stream: dict[str, Any]) -> None:
     """One stream as people read it."""
-    writer = stream["writer"]
-    who = f"writer {writer['address']}" if writer["address"] else "never claimed"
-    lease = f"lease {writer['remaining_lease_ms']} of {writer['lease_ms']} ms left"
-    console.print(
-        f"[bold]{stream['name']}[/bold]  version {stream['version']}  entries "
-        f"{stream['first_entry_id']} to {stream['committed_id']}  {who}  {lease}",
-        highlight=False,
-    )
-    table = Table("  MEMBER", "COMMITTED", "TAIL", "GAPS", "BACKFILL", box=None, pad_edge=False)
-    for member in stream["members"]:
-        if not member["up"]:
-            table.add_row(f"  {member['id']}", "[red]down[/red]")
-            continue
-        gaps = " ".join(f"\\[{start}, {end})" for start, end in member["gaps"]) or "none"
-        table.add_row(
-            f"  {member['id']}",
-            str(member["committed_id"]),
-            str(member["tail_id"]),
-            gaps,
-            _describe_backfill(member["backfill"]),
+    out.print(
+        Text.assemble(
+            (printable(stream["name"]), "bold"),
+            f"  version {stream['version']}, {_describe_entries(stream)}",
         )
-    console.print(table)
+    )
+    out.print(f"  {_describe_writer(stream['writer'])}")
+    table = new_table("  MEMBER", "STATE", "COMMITTED", "TAIL", "GAPS", "BACKFILL")
+    for member in stream["members"]:
+        about = (
+            (
+                str(member["committed_id"]),
+                str(member["tail_id"]),
+                _describe_gaps(member["gaps"]),
+                _describe_backfill(member["backfill"]),
+            )
+            if member["up"]
+            else ()
+        )
+        table.add_row(f"  {member['id']}", _describe_up(member), *about)
+    out.print(table)
+
+
+def _describe_up(what: dict[str, Any]) -> Text:
+    return Text("up", "green") if what["up"] else Text("down", "red")
+
+
+def _describe_entries(stream: dict[str, Any]) -> str:
+    first_id, committed_id = stream["first_entry_id"], stream["committed_id"]
+    if committed_id is None:
+        return "no member answers"
+    return f"entries {first_id} to {committed_id}" if first_id <= committed_id else "no entries"
+
+
+def _describe_writer(writer: dict[str, Any]) -> str:
+    if not writer["address"]:
+        return "never claimed"
+    left_ms = writer["remaining_lease_ms"]
+    lease = f"lease {left_ms} of {writer['lease_ms']} ms left" if left_ms else "no lease runs"
+    return f"writer {printable(writer['address'])}, {lease}"
+
+
+def _describe_gaps(gaps: list[list[int]]) -> str:
+    if not gaps:
+        return "none"
+    start, end = gaps[0]
+    more = f" and {len(gaps) - 1} more" if len(gaps) > 1 else ""
+    return f"[{start}, {end}){more}"
 
 
 def _describe_backfill(backfill: dict[str, Any] | None) -> str:
@@ -79,12 +115,12 @@ def _describe_backfill(backfill: dict[str, Any] | None) -> str:
         return ""
     start, end = backfill["gap"]
     done = backfill["filled_id"] + 1 - start
-    return f"{done} of {end - start} entries ({100 * done // (end - start)} %)"
+    return f"{100 * done // (end - start)} % ({done})"
 
 
-async def collect_status(client: Client) -> dict[str, Any]:
-    """What all nodes tell, put together; docs/wire.md describes what one node tells."""
-    streams = await client.list_streams()
+async def collect_status(client: Client, streams: Sequence[StreamInfo]) -> dict[str, Any]:
+    """What the members of these streams tell, put together; docs/wire.md describes what one node
+    tells."""
     addresses = {member.node_id: member.address for info in streams for member in info.members}
     answers = await asyncio.gather(
         *(_ask(client, node_id, address) for node_id, address in sorted(addresses.items()))

@@ -5,10 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
-from rich.table import Table
 
-from walle.cli.common import connect_option, json_option, print_json, run_client
+from walle.cli.common import (
+    connect_option,
+    console,
+    json_option,
+    new_table,
+    print_json,
+    printable,
+    run_client,
+)
 from walle.cli.status import collect_status, print_stream
 
 if TYPE_CHECKING:
@@ -41,7 +47,9 @@ def create(name: str, replicas: int | None, members: str | None, connect: str) -
         return await client.create_stream(name, replicas=replicas or 0, members=named)
 
     info = run_client(connect, work)
-    click.echo(f"{info.name} is on {', '.join(member.node_id for member in info.members)}")
+    click.echo(
+        f"{printable(info.name)} is on {', '.join(member.node_id for member in info.members)}"
+    )
 
 
 @stream.command("list")
@@ -62,11 +70,11 @@ def list_command(connect: str, *, as_json: bool) -> None:
     if as_json:
         print_json([_describe(info) for info in streams])
         return
-    table = Table("STREAM", "VERSION", "MEMBERS", box=None, pad_edge=False)
+    table = new_table("STREAM", "VERSION", "MEMBERS")
     for info in streams:
         members = " ".join(member.node_id for member in info.members)
-        table.add_row(info.name, str(info.version), members)
-    Console().print(table)
+        table.add_row(printable(info.name), str(info.version), members)
+    console().print(table)
 
 
 def _describe(info: StreamInfo) -> dict[str, Any]:
@@ -92,13 +100,12 @@ def show(name: str, connect: str, *, as_json: bool) -> None:
     """
 
     async def work(client: Client) -> dict[str, Any]:
-        await client.describe(name)
-        status = await collect_status(client)
-        found: dict[str, Any] = next(each for each in status["streams"] if each["name"] == name)
+        status = await collect_status(client, [await client.describe(name)])
+        found: dict[str, Any] = status["streams"][0]
         return found
 
     found = run_client(connect, work)
     if as_json:
         print_json(found)
     else:
-        print_stream(Console(), found)
+        print_stream(console(), found)

@@ -10,9 +10,17 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from walle.client.reader import read_batches
 from walle.client.session import Session, open_session
 from walle.client.writer import Writer
-from walle.errors import Busy, RemoteProtocolError, Unavailable, WriterLost
+from walle.config import parse_address
+from walle.errors import (
+    Busy,
+    ConfigError,
+    CorruptionError,
+    RemoteProtocolError,
+    Unavailable,
+    WriterLost,
+)
 from walle.ids import NO_IDENTITY, NO_WRITER, Position, WriterId
-from walle.limits import LEASE_MS_MAX, LEASE_MS_MIN, STREAM_NAME_BYTES_MAX
+from walle.limits import LEASE_MS_MAX, LEASE_MS_MIN
 from walle.messages import (
     Claim,
     ClaimReply,
@@ -32,6 +40,7 @@ from walle.messages import (
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
+    from walle.errors import WalleError
     from walle.messages import Message
     from walle.record import Batch, Entry
 
@@ -39,6 +48,8 @@ REQUEST_S = 5.0
 TIMEOUT_S = 10.0
 RETRY_S = 0.05
 CLAIM_WAIT_S = 10.0
+CLAIM_ANSWER_S = 2.0
+"""How long after its own deadline a claim's answer may arrive."""
 LEASE_MS_DEFAULT = 5_000
 
 R = TypeVar("R")
@@ -54,7 +65,7 @@ class Client:
         self._seeds = list(addresses)
         self._sessions: dict[str, Session] = {}
         self._opening: dict[str, asyncio.Lock] = {}
-        self._preferred = 0
+        self._preferred = self._seeds[0]
         self._streams: dict[str, StreamInfo] = {}
         self.cluster_id = NO_IDENTITY
 
@@ -71,6 +82,7 @@ class Client:
 
         Raises:
             Unavailable: nobody answers there.
+            RemoteProtocolError: whoever answers is no WALLE node.
         """
         async with self._opening.setdefault(address, asyncio.Lock()):
             session = self._sessions.get(address)
@@ -80,6 +92,35 @@ class Client:
                 if session.welcome is not None and session.welcome.cluster_id != NO_IDENTITY:
                     self.cluster_id = session.welcome.cluster_id
         return session
+
+    async def find_cluster(self, timeout_s: float) -> None:
+        """Finds a node that answers, and learns of the others.
+
+        Raises:
+            Unavailable: none does, or they have not formed their cluster.
+            RemoteProtocolError: whoever answers is no WALLE node.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_s
+        while not self._sessions:
+            for address in self._seeds:
+                try:
+                    await self.session(address)
+                    break
+                except (Unavailable, RemoteProtocolError) as error:
+                    reason = error
+            else:
+                if loop.time() >= deadline:
+                    raise reason
+                await asyncio.sleep(RETRY_S)
+        while not (streams := (await self.ask(ListStreams(0), StreamList))[0].streams):
+            if loop.time() >= deadline:
+                raise Unavailable("the nodes have not formed their cluster yet: too few run")
+            await asyncio.sleep(RETRY_S)
+        for info in streams:  # the first page will do: `/cluster` is in it
+            for member in info.members:
+                if member.address not in self._seeds:
+                    self._seeds.append(member.address)
 
     async def open_session(self, address: str) -> Session:
         """A new session with the node at `address`, for the caller alone to use and to close."""
@@ -98,38 +139,38 @@ class Client:
 
         Args:
             addresses: which nodes may be asked; any, if empty.
-            timeout_s: for all attempts together; request_s: for one.
+            timeout_s: for how long attempts begin.
+            request_s: for one attempt.
 
         Raises:
             Unavailable: none answered in time; it tells what the last one said.
+            RemoteProtocolError, CorruptionError: the last one's answer was of no use.
             Refused: a node refused.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
-        nodes = list(addresses) or self._seeds
-        error: Unavailable = Unavailable("no node was asked")
+        nodes = sorted(addresses or self._seeds, key=lambda node: node != self._preferred)
+        error: WalleError = Unavailable("no node was asked")
         while True:
-            for turn in range(len(nodes)):
-                address = nodes[(self._preferred + turn) % len(nodes)]
-                left_s = deadline - loop.time()
-                if left_s <= 0:
+            for address in nodes:
+                if loop.time() >= deadline:
                     raise error
                 try:
                     session = await self.session(address)
-                    reply, batch = await session.request(message, min(request_s, left_s))
+                    reply, batch = await session.request(message, request_s)
                 except Busy as busy:
                     error = busy
                     break  # the next attempt, after a pause; another node knows no better
-                except Unavailable as unavailable:
-                    error = unavailable
+                except (Unavailable, RemoteProtocolError, CorruptionError) as useless:
+                    error = useless
                     continue
                 if not isinstance(reply, reply_type):
                     raise RemoteProtocolError(
                         f"{address} answered {type(message).__name__} with {type(reply).__name__}"
                     )
-                self._preferred = (self._preferred + turn) % len(nodes)
+                self._preferred = address
                 return reply, batch
-            self._preferred += 1
+            nodes = nodes[1:] + nodes[:1]
             await asyncio.sleep(min(RETRY_S, max(deadline - loop.time(), 0)))
 
     # --- streams ----------------------------------------------------------------------------------
@@ -159,18 +200,22 @@ class Client:
 
     async def list_streams(self) -> tuple[StreamInfo, ...]:
         """All streams, `/cluster` included."""
-        reply, _ = await self.ask(ListStreams(), StreamList)
-        return reply.streams
+        streams: list[StreamInfo] = []
+        more = 1
+        while more:
+            after = streams[-1].stream_id if streams else 0
+            (more, page), _ = await self.ask(ListStreams(after), StreamList)
+            streams += page
+        return tuple(streams)
 
     async def describe(self, name: str, *, refresh: bool = False) -> StreamInfo:
         """The stream's topology, from memory unless `refresh`.
 
         Raises:
             UnknownStream: there is no such stream.
+            LocalProtocolError: the name is no text.
         """
         if refresh or name not in self._streams:
-            if len(name.encode()) > STREAM_NAME_BYTES_MAX:
-                raise ValueError(f"a stream's name has at most {STREAM_NAME_BYTES_MAX} bytes")
             self._streams[name], _ = await self.ask(Describe(name), StreamInfo)
         return self._streams[name]
 
@@ -180,11 +225,17 @@ class Client:
         Raises:
             Unavailable: it does not answer.
         """
-        reply, _ = await self.ask(
-            Status(), StatusReply, addresses=[address], timeout_s=2.0, request_s=2.0
-        )
-        status: dict[str, Any] = json.loads(reply.json)
-        return status
+        status: dict[str, Any] = {}
+        streams: list[dict[str, Any]] = []
+        more = 1
+        while more:
+            after = streams[-1]["id"] if streams else 0
+            (more, body), _ = await self.ask(
+                Status(after), StatusReply, addresses=[address], timeout_s=2.0, request_s=2.0
+            )
+            status = json.loads(body)
+            streams += status["streams"]
+        return status | {"streams": streams}
 
     # --- writing ----------------------------------------------------------------------------------
 
@@ -228,17 +279,22 @@ class Client:
 
         Raises:
             Unavailable: not claimed in time.
-            WriterLost: another writer took over, by force.
+            WriterLost: another writer took over, and a put is not durable, or may not be.
+            ConfigError: lease_ms is out of bounds.
         """
         if not LEASE_MS_MIN <= lease_ms <= LEASE_MS_MAX:
-            raise ValueError(f"lease_ms must lie between {LEASE_MS_MIN} and {LEASE_MS_MAX}")
+            raise ConfigError(
+                "lease_ms", f"must lie between {LEASE_MS_MIN} and {LEASE_MS_MAX}, not {lease_ms}"
+            )
         writer = await self._claim(name, address, lease_ms, timeout_s, force=force)
         try:
             yield writer
-        except BaseException:
-            await writer.close(wait_for_puts=False)
+            await writer.finish()
+        except WriterLost:
+            await writer.resolve()
             raise
-        await writer.close()
+        finally:
+            await writer.close()
 
     async def _claim(
         self, name: str, address: str, lease_ms: int, timeout_s: float | None, *, force: bool
@@ -248,30 +304,37 @@ class Client:
         info = await self.describe(name)
         while True:
             left_s = CLAIM_WAIT_S if deadline is None else deadline - loop.time()
-            wait_s = max(min(left_s, CLAIM_WAIT_S), 0.1) + lease_ms / 1000 * force
-            request = Claim(info.stream_id, address, lease_ms, int(wait_s * 1000), int(force))
+            wait_s = max(min(left_s, CLAIM_WAIT_S), 0.1)
+            request = Claim(info.stream_id, address, lease_ms, int(wait_s * 1000) + 1, int(force))
             try:
                 claimed, _ = await self.ask(
-                    request,
-                    ClaimReply,
-                    timeout_s=wait_s + REQUEST_S,
-                    request_s=wait_s + REQUEST_S,
+                    request, ClaimReply, timeout_s=wait_s, request_s=wait_s + CLAIM_ANSWER_S
                 )
-            except Unavailable:
+                if claimed.version != info.version:
+                    info = await self.describe(name, refresh=True)
+                return await self._start_writer(info, claimed, lease_ms)
+            except (Unavailable, WriterLost):  # lost: somebody else claimed before it began
                 if deadline is not None and loop.time() >= deadline:
                     raise
-                continue
-            if claimed.version != info.version:
-                info = await self.describe(name, refresh=True)
-            writer = Writer(self, info, claimed, lease_ms)
-            try:
+
+    async def _start_writer(self, info: StreamInfo, claimed: ClaimReply, lease_ms: int) -> Writer:
+        """A writer whose lease runs.
+
+        Raises:
+            Unavailable: no majority granted the lease in time.
+            WriterLost: another writer has claimed the stream already.
+        """
+        writer = Writer(self, info, claimed, lease_ms)
+        try:
+            async with asyncio.timeout(CLAIM_WAIT_S):
                 await writer.start()
-            except BaseException as error:
-                await writer.close(wait_for_puts=False)
-                if isinstance(error, WriterLost) and not force:
-                    continue  # somebody took over at once; this claim waits for its turn
-                raise
-            return writer
+        except BaseException as error:
+            await writer.close()
+            if isinstance(error, TimeoutError):
+                text = f"{info.name} was claimed, but no majority granted the lease in time"
+                raise Unavailable(text) from None
+            raise
+        return writer
 
     # --- reading ----------------------------------------------------------------------------------
 
@@ -310,18 +373,30 @@ class Client:
 
 
 @asynccontextmanager
-async def connect(addresses: str | Sequence[str]) -> AsyncIterator[Client]:
+async def connect(
+    addresses: str | Sequence[str], *, timeout_s: float = TIMEOUT_S
+) -> AsyncIterator[Client]:
     """A client of the cluster that has nodes at `addresses`: "host:port,host:port" or a list.
 
     Not all of them need to be up, nor named: the client learns the others from the first.
 
+    Args:
+        timeout_s: for how long they are tried, again and again, until one answers.
+
     Raises:
         Unavailable: no node answers.
+        RemoteProtocolError: whoever answers is no WALLE node.
+        ConfigError: no addresses, or not such.
     """
     names = addresses.split(",") if isinstance(addresses, str) else list(addresses)
-    client = Client([name.strip() for name in names if name.strip()])
+    seeds = [name.strip() for name in names if name.strip()]
+    for name in seeds:
+        parse_address("connect", name)
+    if not seeds:
+        raise ConfigError("connect", "must name a node at least, such as 127.0.0.1:7411")
+    client = Client(seeds)
     try:
-        await client.list_streams()
+        await client.find_cluster(timeout_s)
         yield client
     finally:
         await client.close()

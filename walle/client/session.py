@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from typing import TYPE_CHECKING, cast
 
@@ -44,7 +45,7 @@ class Session(asyncio.Protocol):
 
     on_message: gets the answers that no request waits for, such as those to puts.
     on_pause: told when the way to the node is full (True) or free again (False).
-    on_close: called once, when the connection is gone.
+    closed: set when the connection is gone.
     """
 
     def __init__(self, address: str) -> None:
@@ -52,14 +53,13 @@ class Session(asyncio.Protocol):
         self.welcome: Welcome | None = None
         self.on_message: Callable[[Message], None] = lambda _message: None
         self.on_pause: Callable[[bool], None] = lambda _is_paused: None
-        self.on_close: Callable[[], None] = lambda: None
+        self.closed = asyncio.Event()
         self._connection = Connection(is_node=False)
         self._received = bytearray()
         self._answers: dict[int, asyncio.Future[tuple[Message, Batch | None]]] = {}
         self._next_id = 0
         self._transport: asyncio.Transport | None = None
         self._error: WalleError | None = None
-        self._closed = asyncio.Event()
 
     @property
     def is_open(self) -> bool:
@@ -102,7 +102,7 @@ class Session(asyncio.Protocol):
         finally:
             self._answers.pop(request_id, None)
         if isinstance(reply, Failure):
-            raise error_for(Code(reply.code), reply.text)
+            raise _error_of(reply)
         return reply, batch
 
     async def close(self) -> None:
@@ -112,10 +112,10 @@ class Session(asyncio.Protocol):
         self._transport.close()
         try:
             async with asyncio.timeout(CLOSE_S):
-                await self._closed.wait()
+                await self.closed.wait()
         except TimeoutError:
             self._transport.abort()
-            await self._closed.wait()
+            await self.closed.wait()
 
     # --- asyncio.Protocol -------------------------------------------------------------------------
 
@@ -137,7 +137,11 @@ class Session(asyncio.Protocol):
                 arrived = [
                     (each.end, *self._decode(each)) for each in self._connection.frames(view)
                 ]
-        except (RemoteProtocolError, CorruptionError) as error:
+        except RemoteProtocolError as error:
+            what = "breaks the protocol" if self.welcome is not None else "is no WALLE node"
+            self._fail(RemoteProtocolError(f"{self.address} {what}: {error}"))
+            return
+        except CorruptionError as error:
             self._fail(error)
             return
         for end, request_id, message, batch in arrived:
@@ -160,7 +164,7 @@ class Session(asyncio.Protocol):
             if not answer.done():
                 answer.set_result((message, batch))
         elif isinstance(message, Failure) and not request_id:
-            self._fail(error_for(Code(message.code), message.text))
+            self._fail(_error_of(message))
         else:
             self.on_message(message)
 
@@ -177,8 +181,15 @@ class Session(asyncio.Protocol):
         for answer in self._answers.values():
             if not answer.done():
                 answer.set_exception(gone)
-        self._closed.set()
-        self.on_close()
+        self.closed.set()
+
+
+def _error_of(failure: Failure) -> WalleError:
+    try:
+        code = Code(failure.code)
+    except ValueError:  # of a later version
+        code = Code.BAD_REQUEST
+    return error_for(code, failure.text)
 
 
 async def open_session(address: str, cluster_id: bytes = NO_IDENTITY) -> Session:
@@ -189,6 +200,7 @@ async def open_session(address: str, cluster_id: bytes = NO_IDENTITY) -> Session
 
     Raises:
         Unavailable: nobody answers there.
+        RemoteProtocolError: whoever answers there is no WALLE node.
         WrongCluster: the node belongs to another cluster.
     """
     host, port = parse_address("connect", address)
@@ -197,9 +209,13 @@ async def open_session(address: str, cluster_id: bytes = NO_IDENTITY) -> Session
         async with asyncio.timeout(CONNECT_S):
             _, session = await loop.create_connection(lambda: Session(address), host, port)
     except TimeoutError:
-        raise Unavailable(f"{address} does not accept connections in {CONNECT_S:.0f} s") from None
+        raise Unavailable(
+            f"{address} does not accept the connection in {CONNECT_S:.0f} s"
+        ) from None
     except OSError as error:
-        raise Unavailable(f"nobody answers at {address}: {error.strerror or error}") from error
+        number = error.errno or 0
+        reason = os.strerror(number) if number > 0 else error.strerror or error
+        raise Unavailable(f"nobody answers at {address}: {reason}") from error
     hello = Hello(PROTOCOL_VERSION, ROLE_CLIENT, cluster_id, "", NO_IDENTITY)
     try:
         welcome, _ = await session.request(hello, CONNECT_S)

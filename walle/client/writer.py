@@ -12,8 +12,21 @@ from walle.client.session import now_ns
 from walle.core import quorum
 from walle.core.pipeline import Pipeline
 from walle.core.topology import StreamTopology
-from walle.errors import Busy, LeaseExpired, Outcome, Unavailable, WalleError, WriterLost
-from walle.limits import BATCH_BYTES_MAX, PIPELINE_BYTES_MAX
+from walle.errors import (
+    Busy,
+    LeaseExpired,
+    LocalProtocolError,
+    Outcome,
+    Unavailable,
+    WalleError,
+    WriterLost,
+)
+from walle.limits import (
+    BATCH_BYTES_MAX,
+    PIPELINE_BYTES_MAX,
+    PIPELINE_ENTRIES_MAX,
+    UNCOMMITTED_ENTRIES_MAX,
+)
 from walle.messages import PutReply, Release, ReleaseReply
 from walle.record import Encoder
 
@@ -24,6 +37,7 @@ if TYPE_CHECKING:
     from walle.client.session import Session
     from walle.ids import Position, WriterId
     from walle.messages import ClaimReply, Message, StreamInfo
+    from walle.record import Batch
 
 RECONNECT_S_MIN = 0.05
 RECONNECT_S_MAX = 1.0
@@ -35,9 +49,10 @@ class Writer:
     """Makes entries durable, in order. Make it by `Client.claim`.
 
     `put` returns at once; what it returns is awaited for the entry's position, which comes once
-    a majority of the members holds the entry on stable storage.
+    a majority of the members holds the entry on stable storage. Whoever stops awaiting it does not
+    take the entry back: what becomes of it is then unknown.
 
-    on_committed: called with the commit point whenever it has moved.
+    on_committed: called with the last entry known to be durable, whenever that has moved.
     """
 
     def __init__(
@@ -56,13 +71,17 @@ class Writer:
         )
         self._encoder = Encoder(claimed.writer, claimed.tail)
         self._loop = asyncio.get_running_loop()
+        self._unsent: deque[Batch] = deque()
+        self._unsent_bytes = 0
         self._waiting: deque[tuple[Position, asyncio.Future[Position]]] = deque()
+        self._committed = claimed.tail
         self._sessions: dict[str, Session] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._timer: asyncio.TimerHandle | None = None
         self._is_flush_due = False
         self._is_closing = False
-        self._lost: WriterLost | None = None
+        self._lost: PutReply | None = None
+        self._not_durable: WriterLost | None = None
         self._progress = asyncio.Event()
         self.on_committed: Callable[[Position], None] = lambda _position: None
 
@@ -76,7 +95,7 @@ class Writer:
     @property
     def committed(self) -> Position:
         """The last entry known to be durable."""
-        return self._pipeline.committed
+        return self._committed
 
     def put(self, data: bytes) -> asyncio.Future[Position]:
         """Puts an entry; returns at once. Await the result for the entry's position.
@@ -86,18 +105,20 @@ class Writer:
         Raises:
             Busy: too much is in flight; nothing was done. `await drain()` first.
             WriterLost: another writer has claimed the stream.
-            LocalProtocolError: the data is too large for an entry.
+            LocalProtocolError: the data is too large for an entry, or the claim's block has ended.
         """
-        if self._lost is not None:
-            raise self._lost
         if self._is_closing:
-            raise Unavailable(f"the writer of {self.stream} is closed")
-        if self._encoder.size > PIPELINE_BYTES_MAX:
+            raise LocalProtocolError(f"the writer of {self.stream} is closed")
+        self._check_not_lost()
+        if self._unsent_bytes + self._encoder.size > PIPELINE_BYTES_MAX:
             raise Busy(f"{PIPELINE_BYTES_MAX} bytes wait to be sent; `await writer.drain()` first")
+        if len(self._waiting) >= UNCOMMITTED_ENTRIES_MAX:
+            raise Busy(f"{len(self._waiting)} puts are in flight; `await writer.drain()` first")
         position = self._encoder.add(data, time.time_ns() // 1000)
         future: asyncio.Future[Position] = self._loop.create_future()
         self._waiting.append((position, future))
         if self._encoder.size >= BATCH_BYTES_MAX:
+            self._take_batch()
             self._flush()
         elif not self._is_flush_due:
             self._is_flush_due = True
@@ -111,12 +132,13 @@ class Writer:
             WriterLost: another writer has claimed the stream.
         """
         while not self.has_room:
+            self._check_not_lost()
             await self._next_progress()
 
     @property
     def has_room(self) -> bool:
         """Whether more can be put without piling up in this process."""
-        return self._encoder.size < BATCH_BYTES_MAX and self._pipeline.has_room
+        return not self._unsent and self._may_send
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
@@ -134,7 +156,8 @@ class Writer:
     @property
     def is_exclusive(self) -> bool:
         """Whether this writer is exclusive at this moment."""
-        return self._lost is None and now_ns() < self._pipeline.exclusive_until_ns()
+        is_writer = self._lost is None and not self._is_closing
+        return is_writer and now_ns() < self._pipeline.exclusive_until_ns()
 
     def _check_exclusive(self) -> None:
         if not self.is_exclusive:
@@ -151,19 +174,29 @@ class Writer:
             task = self._loop.create_task(self._keep_connected(member.node_id, member.address))
             self._tasks.append(task)
         while not self.is_exclusive:
+            self._check_not_lost()
             await self._next_progress()
 
-    async def close(self, *, wait_for_puts: bool = True) -> None:
-        """Waits for the puts in flight, then releases the stream.
+    async def finish(self) -> None:
+        """Waits until it is known of every put what became of it.
 
         Raises:
-            WriterLost: another writer claimed the stream; a put that waits carries its own error.
+            WriterLost: another writer claimed the stream, and a put is not durable, or may not be.
         """
+        while self._waiting:
+            await self._next_progress()
+        if self._not_durable is not None:
+            raise self._not_durable
+
+    async def resolve(self) -> None:
+        """If another writer claimed the stream: waits until it is known what became of the puts."""
+        while self._waiting and self._lost is not None:
+            await self._next_progress()
+
+    async def close(self) -> None:
+        """Releases the stream, unless it is lost. Puts that are still in flight end by an error."""
+        self._is_closing = True
         try:
-            if wait_for_puts:
-                while self._waiting and self._lost is None:
-                    await self._next_progress()
-            self._is_closing = True
             if self._lost is None:
                 await self._release()
         finally:
@@ -186,31 +219,30 @@ class Writer:
                 if isinstance(reply, ReleaseReply) and not reply.code:
                     released.add(node)
 
-        self._lost = WriterLost(self.stream, self.writer_id, "released", Outcome.NOT_WRITTEN)
         tells = [
             self._loop.create_task(tell(node, session)) for node, session in self._sessions.items()
         ]
+        self._tasks += tells
         while tells and not quorum.is_majority(self._pipeline.topology, released):
             _, pending = await asyncio.wait(tells, return_when=asyncio.FIRST_COMPLETED)
             tells = list(pending)
 
     async def _stop(self) -> None:
-        self._is_closing = True
         if self._timer is not None:
             self._timer.cancel()
         for task in self._tasks:
             task.cancel()
-        for _, future in self._waiting:
-            future.cancel()
-        self._waiting.clear()
-        sessions = list(self._sessions.values())
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await asyncio.gather(*(session.close() for session in sessions))
+        self._fail_waiting(
+            lambda: Unavailable(
+                f"the writer of {self.stream} was closed with this put in flight; "
+                f"this put's outcome: {Outcome.UNKNOWN.value}"
+            )
+        )
+        await asyncio.gather(*(session.close() for session in self._sessions.values()))
 
     async def _next_progress(self) -> None:
         """Waits for news of the puts in flight, or of the lease."""
-        if self._lost is not None:
-            raise self._lost
         self._progress.clear()
         with suppress(TimeoutError):
             async with asyncio.timeout(1.0):
@@ -218,12 +250,30 @@ class Writer:
 
     # --- sending ----------------------------------------------------------------------------------
 
+    @property
+    def _may_send(self) -> bool:
+        """Whether the members take more: what is in flight is bounded."""
+        in_flight = self._pipeline.tail.entry_id - self._pipeline.committed.entry_id
+        return self._pipeline.has_room and in_flight < PIPELINE_ENTRIES_MAX
+
     def _flush(self) -> None:
-        """Hands what was encoded to the pipeline, as one batch, if there is room."""
+        """Hands what was encoded to the pipeline, batch by batch, as far as there is room."""
         self._is_flush_due = False
-        if self._encoder.size and self._pipeline.has_room and self._lost is None:
-            self._pipeline.put(self._encoder.take(), now_ns())
+        if self._lost is not None or self._is_closing:
+            return
+        while self._may_send and (self._unsent or self._encoder.size):
+            if not self._unsent:
+                self._take_batch()
+            batch = self._unsent.popleft()
+            self._unsent_bytes -= batch.payload.size
+            self._pipeline.put(batch, now_ns())
         self._send()
+
+    def _take_batch(self) -> None:
+        """Ends the batch that is being encoded."""
+        batch = self._encoder.take()
+        self._unsent.append(batch)
+        self._unsent_bytes += batch.payload.size
 
     def _send(self) -> None:
         for node, put, batch in self._pipeline.take():
@@ -233,7 +283,7 @@ class Writer:
         self._set_timer()
 
     def _set_timer(self) -> None:
-        if self._is_closing:
+        if self._is_closing or self._lost is not None:
             return
         due_s = self._loop.time() + max(self._pipeline.next_ns() - now_ns(), 0) / 1e9
         if self._timer is not None:
@@ -253,7 +303,6 @@ class Writer:
         """Keeps a connection of this writer's own to one member."""
         pause_s = RECONNECT_S_MIN
         while True:
-            closed = asyncio.Event()
             try:
                 session = await self._client.open_session(address)
             except WalleError:
@@ -261,12 +310,11 @@ class Writer:
             else:
                 session.on_message = lambda message: self._on_message(node, message)
                 session.on_pause = lambda is_paused: self._on_pause(node, is_paused)
-                session.on_close = closed.set
                 self._sessions[node] = session
                 self._pipeline.connected(node, now_ns())
                 self._send()
                 pause_s = RECONNECT_S_MIN
-                await closed.wait()
+                await session.closed.wait()
                 self._pipeline.disconnected(node)
                 self._sessions.pop(node, None)
             await asyncio.sleep(pause_s)
@@ -277,53 +325,65 @@ class Writer:
         self._send()
 
     def _on_message(self, node: str, message: Message) -> None:
-        if not isinstance(message, PutReply):
+        if not isinstance(message, PutReply) or self._is_closing:
             return
-        before = self._pipeline.committed
         self._pipeline.receive(node, message, now_ns())
-        committed_id = self._pipeline.committed.entry_id
-        waiting = self._waiting
-        while waiting and waiting[0][0].entry_id <= committed_id:
-            position, future = waiting.popleft()
-            if not future.done():
-                future.set_result(position)
-        if self._pipeline.committed != before:
-            self.on_committed(self._pipeline.committed)
+        self._on_durable(self._pipeline.committed)
         if self._pipeline.lost is not None and self._lost is None:
             self._on_lost(self._pipeline.lost)
         self._progress.set()
         self._flush()
 
+    def _on_durable(self, committed: Position) -> None:
+        """Ends the puts up to `committed`."""
+        if committed.entry_id <= self._committed.entry_id:
+            return
+        self._committed = committed
+        while self._waiting and self._waiting[0][0].entry_id <= committed.entry_id:
+            position, future = self._waiting.popleft()
+            if not future.done():
+                future.set_result(position)
+        self._loop.call_soon(self.on_committed, committed)
+
+    def _fail_waiting(self, make_error: Callable[[], WalleError]) -> None:
+        """Ends the puts that still wait. Nobody has to await them: `finish` tells as well."""
+        for _, future in self._waiting:
+            if not future.done():
+                future.set_exception(make_error())
+                future.exception()
+        self._waiting.clear()
+        self._progress.set()
+
     # --- loss -------------------------------------------------------------------------------------
+
+    def _error_of_loss(self, reply: PutReply, outcome: Outcome) -> WriterLost:
+        return WriterLost(self.stream, reply.promised, reply.address, outcome)
+
+    def _check_not_lost(self) -> None:
+        if self._lost is not None:
+            raise self._error_of_loss(self._lost, Outcome.NOT_WRITTEN)
 
     def _on_lost(self, reply: PutReply) -> None:
         """A newer writer has claimed the stream: finds out what became of the puts in flight."""
-        self._lost = WriterLost(self.stream, reply.promised, reply.address, Outcome.NOT_WRITTEN)
-        waiting, self._waiting = list(self._waiting), deque()
-        if waiting:
-            self._tasks.append(self._loop.create_task(self._resolve(waiting, reply)))
+        self._lost = reply
+        if self._waiting:
+            self._tasks.append(self._loop.create_task(self._resolve(reply)))
 
-    async def _resolve(
-        self, waiting: list[tuple[Position, asyncio.Future[Position]]], reply: PutReply
-    ) -> None:
+    async def _resolve(self, reply: PutReply) -> None:
         """Ends each put: durable ones as such, the others by WriterLost with their outcome."""
+        outcome = Outcome.UNKNOWN
         try:
             async with asyncio.timeout(RESOLVE_S):
-                durable_id = await self._durable_id(waiting)
+                self._on_durable(await self._find_durable())
+            outcome = Outcome.NOT_WRITTEN
         except (TimeoutError, WalleError):
-            durable_id = None
-        for position, future in waiting:
-            if future.done():
-                continue
-            if durable_id is not None and position.entry_id <= durable_id:
-                future.set_result(position)
-            else:
-                outcome = Outcome.UNKNOWN if durable_id is None else Outcome.NOT_WRITTEN
-                future.set_exception(
-                    WriterLost(self.stream, reply.promised, reply.address, outcome)
-                )
+            pass
+        finally:
+            if self._waiting:
+                self._not_durable = self._error_of_loss(reply, outcome)
+            self._fail_waiting(lambda: self._error_of_loss(reply, outcome))
 
-    async def _durable_id(self, waiting: list[tuple[Position, asyncio.Future[Position]]]) -> int:
+    async def _find_durable(self) -> Position:
         """The last entry of this writer's history that the newer writer's history has.
 
         Once a newer claim has returned, the stream's history up to its tail is settled: an entry
@@ -335,17 +395,18 @@ class Writer:
                 break
             await asyncio.sleep(RECONNECT_S_MIN)
         committed = await self._client.committed(self.stream)
-        durable_id = self._pipeline.committed.entry_id
-        chains = {position.entry_id: position.chain for position, _ in waiting}
-        first_id, last_id = waiting[0][0].entry_id, waiting[-1][0].entry_id
-        end = min(committed.entry_id, last_id) + 1
-        if end <= first_id:
-            return durable_id
-        async for entry in self._client.read(self.stream, start=first_id, end=end):
-            if entry.chain != chains[entry.entry_id]:
+        ours = [position for position, _ in self._waiting]
+        durable = self._committed
+        end = min(committed.entry_id, ours[-1].entry_id) + 1
+        if end <= ours[0].entry_id:
+            return durable
+        history = self._client.read(self.stream, start=ours[0].entry_id, end=end)
+        async for entry in history:
+            position = ours[entry.entry_id - ours[0].entry_id]
+            if entry.chain != position.chain:
                 break
-            durable_id = entry.entry_id
-        return durable_id
+            durable = position
+        return durable
 
 
 def _topology(info: StreamInfo) -> StreamTopology:

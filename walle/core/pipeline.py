@@ -218,7 +218,8 @@ class Pipeline:
         elif reply.code == Code.OK:
             self._on_acknowledged(node, link, reply, now_ns)
         else:
-            link.retry_ns = link.retry_ns or now_ns + RETRY_MS * NS_PER_MS
+            ms = RETRY_MS if reply.code == Code.BUSY else RESEND_MS
+            link.retry_ns = link.retry_ns or now_ns + ms * NS_PER_MS
 
     def tick(self, now_ns: int) -> None:
         """Sends the heartbeats and repetitions that are due."""

@@ -302,8 +302,11 @@ class Network:
 
     def session_lost(self, session: Session, error: Exception | None) -> None:
         self._behind.discard(session)
-        if self._sessions.pop(session.source.number, None) is session and session.is_open:
-            self.pass_on(mail.pack_closed(session.source.number))
+        number = session.source.number
+        if self._sessions.get(number) is session:  # links to nodes have numbers of their own
+            del self._sessions[number]
+            if session.is_open:
+                self.pass_on(mail.pack_closed(number))
         if error is not None:
             log.debug("%s ended: %s", session.source, error)
         self.received()

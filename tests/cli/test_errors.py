@@ -1,0 +1,174 @@
+"""Bad input: a line or two that name the thing and the remedy, a status, never a traceback."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.clusters import DevNodes, free_ports
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+pytestmark = pytest.mark.slow
+
+
+def fail(nodes: DevNodes, *arguments: str, data: bytes = b"") -> tuple[int, str]:
+    """Runs what must fail; returns the status and the error, which must be short."""
+    done = nodes.run(*arguments, data=data)
+    text = done.stderr.decode()
+    assert done.returncode != 0
+    assert done.stdout == b""
+    assert "Traceback" not in text
+    said = [line for line in text.splitlines() if not line.startswith(("Usage:", "Try "))]
+    assert 1 <= len([line for line in said if line]) <= 2, text
+    return done.returncode, text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        (["nonsense"], 2, "No such command"),
+        (["read"], 2, "STREAM"),
+        (["read", "/nope"], 1, "walle stream create /nope"),
+        (["put", "/nope"], 1, "walle stream create /nope"),
+        (["stream", "show", "/nope"], 1, "/nope"),
+        (["read", "/cluster", "--start", "0"], 2, "--start"),
+        (["read", "/cluster", "--raw", "--json"], 2, "exclude each other"),
+        (["read", "/cluster", "--node", "n9"], 1, "its members are n1, n2, n3"),
+        (["read", "/" + "x" * 300], 1, "255 bytes"),
+        (["read", "/\udcff"], 1, "utf-8"),
+        (["put", "/cluster", "/no/such/file"], 2, "/no/such/file"),
+        (["put", "/cluster", "/"], 2, "directory"),
+        (["put", "/cluster", "--lease-ms", "1"], 2, "--lease-ms"),
+        (["put", "/cluster"], 1, "only nodes may ask that"),
+        (["stream", "create", "no-slash"], 1, "begins with '/'"),
+        (["stream", "create", "/x", "--replicas", "5"], 1, "there are 3 nodes"),
+        (["stream", "create", "/x", "--members", "n1,n9"], 1, "the nodes are n1, n2, n3"),
+        (["stream", "create", "/x", "--members", "n1", "--replicas", "1"], 2, "exclude"),
+        (["status", "--connect", "nonsense"], 78, "must be host:port, such as 127.0.0.1:7411"),
+        (["status", "--connect", ","], 78, "must name a node"),
+        (["status", "--connect", "no.such.host.invalid:7411"], 3, "no.such.host.invalid:7411"),
+        (["dev", "--nodes", "9"], 2, "--nodes"),
+        (["dev", "--only", "4"], 2, "nodes 1 to 3"),
+        (["dev", "--data", "/proc/nowhere"], 74, "/proc/nowhere"),
+        (["node"], 2, "--config"),
+        (["node", "--config", "/no/such/file"], 78, "/no/such/file"),
+    ],
+    ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "",
+)
+def test_wrong_arguments(nodes: DevNodes, arguments: list[str], status: int, words: str) -> None:
+    found, text = fail(nodes, *arguments)
+    assert words in text
+    assert found == status
+
+
+def test_a_stream_that_exists_otherwise(nodes: DevNodes, stream: str) -> None:
+    status, text = fail(nodes, "stream", "create", stream, "--members", "n1")
+    assert status == 1
+    assert f"{stream} exists already, on n1, n2, n3" in text
+
+
+def test_an_address_that_is_too_long(nodes: DevNodes, stream: str) -> None:
+    status, text = fail(nodes, "put", stream, "--address", "x" * 300)
+    assert status == 1
+    assert "a writer's address has at most 255 bytes" in text
+
+
+def test_no_cluster_there(nodes: DevNodes) -> None:
+    port = free_ports(1)
+    status, text = fail(nodes, "status", "--connect", f"127.0.0.1:{port}")
+    assert status == 3
+    assert f"nobody answers at 127.0.0.1:{port}: Connection refused" in text
+    assert "walle dev" in text
+
+
+@pytest.fixture
+def stranger() -> Iterator[str]:
+    """The address of a server that is no WALLE node."""
+
+    def serve() -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            with connection:
+                connection.recv(1024)
+                connection.sendall(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+
+def test_something_else_listens_there(nodes: DevNodes, stranger: str) -> None:
+    status, text = fail(nodes, "status", "--connect", stranger)
+    assert status == 1
+    assert f"{stranger} is no WALLE node" in text
+
+
+def test_others_are_asked_when_one_is_no_node(nodes: DevNodes, stranger: str) -> None:
+    nodes.cli("status", "--connect", f"{stranger},127.0.0.1:{free_ports(1)},{nodes.connect}")
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ("node: [", "is no YAML"),
+        ("\xff\x00", "is no YAML"),
+        ("- a list", "mapping"),
+        ("node: n1", "data: is missing"),
+        ("nodes: 3", "nodes: is no setting"),
+        ("{node: n1, listen: here, data: d, initial_cluster: {n1: '127.0.0.1:1'}}", "listen"),
+    ],
+)
+def test_bad_settings(nodes: DevNodes, tmp_path: Path, settings: str, words: str) -> None:
+    file = tmp_path / "node.yaml"
+    file.write_bytes(settings.encode("latin-1"))
+    status, text = fail(nodes, "node", "--config", str(file))
+    assert status == 78
+    assert str(file) in text
+    assert words in text
+
+
+def test_a_port_in_use(nodes: DevNodes, tmp_path: Path) -> None:
+    status, text = fail(nodes, "dev", "--port", str(nodes.port), "--data", str(tmp_path))
+    assert status == 78
+    assert f"cannot listen on {nodes.addresses[0]}" in text
+    assert "choose another --port" in text
+
+
+def test_the_data_of_another_cluster(nodes: DevNodes) -> None:
+    port = str(free_ports(3))
+    status, text = fail(nodes, "dev", "--port", port, "--data", str(nodes.directory))
+    assert status == 78
+    assert "another --data" in text
+
+
+@pytest.mark.parametrize("command", [["status"], ["read", "/cluster"], ["stream", "list"]])
+def test_a_full_disk_and_closed_outputs(nodes: DevNodes, command: list[str]) -> None:
+    environment = {**os.environ, "WALLE_CONNECT": nodes.connect}
+    for redirection, status, words in (
+        (">/dev/full", 74, "No space left"),
+        (">&-", 1, "/dev/null will do"),
+        ("<&-", 1, "/dev/null will do"),
+    ):
+        line = f'"$0" -m walle {" ".join(command)} {redirection}'
+        done = subprocess.run(
+            ["sh", "-c", line, sys.executable], env=environment, capture_output=True, check=False
+        )
+        text = done.stderr.decode()
+        assert done.returncode == status, text
+        assert words in text
+        assert text.count("\n") == 1

@@ -1,0 +1,123 @@
+"""`walle status` and `walle stream`: the keys of their JSON, and what people read."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.clusters import ROLES, DevNodes, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+pytestmark = pytest.mark.slow
+
+
+def stream_of(status: Any, name: str) -> Any:
+    return next(each for each in status["streams"] if each["name"] == name)
+
+
+def test_status_as_json(nodes: DevNodes, stream: str) -> None:
+    nodes.cli("put", stream, "--address", "me:1", "--lease-ms", "700", data=b"one\ntwo\n")
+    status = nodes.status()
+    assert set(status) == {"cluster", "nodes", "streams"}
+    assert len(bytes.fromhex(status["cluster"])) == 16
+    assert [node["id"] for node in status["nodes"]] == nodes.names
+    for node, address in zip(status["nodes"], nodes.addresses, strict=True):
+        assert set(node) == {"id", "address", "up", "pid", "children", "streams"}
+        assert node["address"] == address
+        assert node["up"] is True
+        assert node["pid"] == nodes.supervisor(node["id"])
+        assert node["children"] == {role: nodes.child(node["id"], role) for role in ROLES}
+        assert {"/cluster", stream} <= set(node["streams"])
+    found = stream_of(status, stream)
+    assert set(found) == {
+        *("name", "id", "version", "members", "writer", "first_entry_id", "committed_id")
+    }
+    assert (found["version"], found["first_entry_id"], found["committed_id"]) == (1, 1, 2)
+    assert found["writer"] == {"address": "me:1", "lease_ms": 700, "remaining_lease_ms": 0}
+    assert [member["id"] for member in found["members"]] == nodes.names
+    for member in found["members"]:
+        assert set(member) == {"id", "up", "committed_id", "tail_id", "gaps", "backfill"}
+        assert member["up"] is True
+        assert member["tail_id"] == 2
+        assert (member["gaps"], member["backfill"]) == ([], None)
+    assert json.loads(nodes.cli("stream", "show", stream, "--json")) == found
+
+
+def test_status_for_people(nodes: DevNodes, stream: str) -> None:
+    text = nodes.cli("status").decode()
+    for name, address in zip(nodes.names, nodes.addresses, strict=True):
+        row = next(line for line in text.splitlines() if line.startswith(name))
+        assert row.split() == [name, address, "up", str(nodes.supervisor(name)), row.split()[-1]]
+    assert f"{stream}  version 1, no entries\n  never claimed\n" in text
+    assert "\x1b" not in text
+    nodes.cli("put", stream, "--address", "me[red]", data=b"one\n")
+    text = nodes.cli("stream", "show", stream).decode()
+    assert f"{stream}  version 1, entries 1 to 1\n  writer me[red], no lease runs\n" in text
+    assert [line.split() for line in text.splitlines()[2:]] == [
+        ["MEMBER", "STATE", "COMMITTED", "TAIL", "GAPS", "BACKFILL"],
+        *([name, "up", "1", "1", "none"] for name in nodes.names),
+    ]
+
+
+def test_a_running_lease_is_told(nodes: DevNodes, stream: str) -> None:
+    writer = stream_of(nodes.status(), "/cluster")["writer"]
+    assert writer["address"] in nodes.addresses
+    assert 0 < writer["remaining_lease_ms"] <= writer["lease_ms"]
+    assert "ms left" in nodes.cli("stream", "show", "/cluster").decode()
+
+
+def test_create_and_list(nodes: DevNodes) -> None:
+    assert nodes.cli("stream", "create", "/all") == b"/all is on n1, n2, n3\n"
+    assert nodes.cli("stream", "create", "/all") == b"/all is on n1, n2, n3\n"
+    assert nodes.cli("stream", "create", "/two", "--members", "n1,n3") == b"/two is on n1, n3\n"
+    assert len(nodes.cli("stream", "create", "/one", "--replicas", "1").split()) == 4
+    streams = json.loads(nodes.cli("stream", "list", "--json"))
+    assert all(
+        set(each) == {"name", "id", "version", "members", "first_entry_id"} for each in streams
+    )
+    members = {each["name"]: each["members"] for each in streams}
+    assert members["/all"] == nodes.names
+    assert members["/two"] == ["n1", "n3"]
+    assert len(members["/one"]) == 1
+    rows = [line.split() for line in nodes.cli("stream", "list").decode().splitlines()]
+    assert rows[0] == ["STREAM", "VERSION", "MEMBERS"]
+    assert ["/two", "1", "n1", "n3"] in rows
+
+
+def test_a_dead_node_is_told_and_what_it_lacks_after(nodes: DevNodes, stream: str) -> None:
+    nodes.cli("put", stream, data=b"before\n")
+    nodes.kill("n3")
+    status = nodes.status()
+    assert [node["up"] for node in status["nodes"]] == [True, True, False]
+    dead = status["nodes"][2]
+    assert (dead["pid"], dead["children"], dead["streams"]) == (None, {}, [])
+    member = stream_of(status, stream)["members"][2]
+    assert (member["up"], member["committed_id"], member["gaps"]) == (False, None, None)
+    assert "down" in nodes.cli("status").decode()
+    assert "n3      down" in nodes.cli("stream", "show", stream).decode()
+    nodes.cli("put", stream, data=b"x" * 1000 + b"\n" + b"some line of text\n" * 100_000)
+    nodes.start("n3")
+    seen: list[Any] = []
+    wait_until(collecting(nodes, stream, seen), "n3 is whole")
+    for member in seen:
+        for start, end in member["gaps"]:
+            assert 2 <= start < end <= 100_002
+        if member["backfill"]:
+            assert set(member["backfill"]) == {"gap", "filled_id"}
+            assert member["backfill"]["gap"] in member["gaps"]
+
+
+def collecting(nodes: DevNodes, stream: str, seen: list[Any]) -> Callable[[], bool]:
+    """Looks at n3's part of the stream; whether it holds everything."""
+
+    def look() -> bool:
+        member = stream_of(nodes.status(), stream)["members"][2]
+        if member["up"]:
+            seen.append(member)
+        return bool(member["up"] and member["committed_id"] == 100_002 and not member["gaps"])
+
+    return look

@@ -1,0 +1,90 @@
+"""The blocking client on a real cluster."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import pytest
+
+import walle
+from tests.clusters import free_ports
+
+if TYPE_CHECKING:
+    from tests.clusters import DevNodes
+
+pytestmark = pytest.mark.slow
+
+
+def test_all_of_it(nodes: DevNodes) -> None:
+    with walle.sync.connect(nodes.connect) as client:
+        client.create_stream("/sync")
+        assert "/sync" in [info.name for info in client.list_streams()]
+        with client.claim("/sync", address="me") as writer:
+            assert writer.is_exclusive
+            assert writer.put(b"one").result().entry_id == 1
+            puts = [writer.put(b"%d" % number) for number in range(2, 1001)]
+            with writer.exclusive():
+                assert client.writer_status("/sync").address == "me"
+            assert [put.result().entry_id for put in puts] == list(range(2, 1001))
+            assert writer.committed == writer.tail == client.committed("/sync")
+        with pytest.raises(walle.LocalProtocolError, match="closed"):
+            writer.put(b"after").result()
+        entries = list(client.read("/sync", start=2, end=5))
+        assert [entry.data for entry in entries] == [b"2", b"3", b"4"]
+    assert "walle" not in [thread.name for thread in threading.enumerate()]
+
+
+def test_threads_share_a_writer(nodes: DevNodes, stream: str) -> None:
+    def put_all(writer: walle.sync.Writer, name: bytes) -> list[int]:
+        puts = [writer.put(name + b"%d" % number) for number in range(2000)]
+        return [put.result().entry_id for put in puts]
+
+    with walle.sync.connect(nodes.connect) as client:
+        with client.claim(stream, address="me") as writer, ThreadPoolExecutor() as pool:
+            tasks = [pool.submit(put_all, writer, name) for name in (b"a", b"b", b"c")]
+            ids = [task.result() for task in tasks]
+        data = {entry.entry_id: entry.data for entry in client.read(stream)}
+    for name, ours in zip((b"a", b"b", b"c"), ids, strict=True):
+        assert ours == sorted(ours)
+        assert [data[entry_id] for entry_id in ours] == [name + b"%d" % n for n in range(2000)]
+
+
+def test_a_put_waits_while_too_much_is_in_flight(nodes: DevNodes, stream: str) -> None:
+    with (
+        walle.sync.connect(nodes.connect) as client,
+        client.claim(stream, address="me") as writer,
+    ):
+        puts = [writer.put(bytes(1 << 20)) for _ in range(80)]
+        assert puts[-1].result().entry_id == 80
+
+
+def test_follow_and_leave(nodes: DevNodes, stream: str) -> None:
+    with walle.sync.connect(nodes.connect) as client:
+        entries = client.read(stream, follow=True)
+        with client.claim(stream, address="me") as writer:
+            for data in (b"one", b"two"):
+                writer.put(data)
+                assert next(entries).data == data
+
+
+def test_errors(nodes: DevNodes, stream: str) -> None:
+    with (
+        pytest.raises(walle.Unavailable),
+        walle.sync.connect(f"127.0.0.1:{free_ports(1)}", timeout_s=0.1),
+    ):
+        pass
+    with walle.sync.connect(nodes.connect) as client:
+        with pytest.raises(walle.UnknownStream):
+            list(client.read("/nope"))
+        with (
+            client.claim(stream, address="old", lease_ms=500) as old,
+            client.claim(stream, address="new", force=True) as new,
+        ):
+            new.put(b"new").result()
+            with pytest.raises(walle.WriterLost, match="is now new"):
+                old.put(b"old").result()
+        with pytest.raises(ZeroDivisionError), client.claim(stream, address="me", timeout_s=10):
+            raise ZeroDivisionError
+        assert client.writer_status(stream).remaining_lease_ms == 0
