@@ -49,6 +49,14 @@ class Code(IntEnum):
     DIVERGED = 15  # it would change a committed entry: refused, and an alarm for the operator
 
 
+def code_name(code: int) -> str:
+    """A code's name; its number, if a newer node sent one that this version does not know."""
+    try:
+        return Code(code).name
+    except ValueError:
+        return f"code {code}"
+
+
 class Outcome(Enum):
     """What became of a put whose writer was lost (docs/protocol.md, "Outcome of a put")."""
 

@@ -35,6 +35,8 @@ class WriterId(NamedTuple):
 
 
 NO_WRITER = WriterId(0, 0)
+ANY_WRITER = WriterId(2**64 - 1, 2**64 - 1)
+"""Not below any writer's id."""
 
 
 class Position(NamedTuple):

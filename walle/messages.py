@@ -280,11 +280,15 @@ class StatusReply(NamedTuple):
 
 
 class NewWriter(NamedTuple):
+    """over: the newest writer that this claim may take over from; a member that has promised a
+    newer one refuses."""
+
     stream_id: U64
     version: U64
     writer: WriterId
     address: str
     lease_ms: U32
+    over: WriterId
 
 
 class NewWriterReply(NamedTuple):
@@ -367,7 +371,9 @@ class AskWriter(NamedTuple):
 
 
 class AskWriterReply(NamedTuple):
-    """remaining_lease_ms: what this member still owes the promised writer or older ones."""
+    """remaining_lease_ms: what this member still owes the promised writer or older ones.
+    is_damaged: 1 when the member may have lost entries behind its tail, and cannot answer for it.
+    """
 
     stream_id: U64
     code: U16
@@ -379,6 +385,7 @@ class AskWriterReply(NamedTuple):
     accepted: WriterId
     tail: Position
     committed: Position
+    is_damaged: U8
 
 
 class AskCommitted(NamedTuple):

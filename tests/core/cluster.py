@@ -81,7 +81,7 @@ class WatchedOutbox(Outbox):
     """Shows what a node sends to itself at once; all else is shown when the cluster gets it."""
 
     def __init__(self, name: str, on_post: Callable[[Mail], None]) -> None:
-        super().__init__()
+        super().__init__(name)
         self._name = name
         self._on_post = on_post
 

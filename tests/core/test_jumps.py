@@ -291,3 +291,12 @@ def test_commit_point_is_noted_before_it_has_moved_too_far() -> None:
     w1.heartbeat(1_030, "n1")
     stage.pass_ms(60)
     assert [each.committed.entry_id for each in noted] == [1_024, 1_030]
+
+
+def test_commit_point_that_cannot_be_is_refused() -> None:
+    stage = Stage()
+    w1 = stage.writer(1)
+    put = Put(STREAM, VERSION, w1.id, 1, Position(2**64 - 1, 1), relay=0)
+    assert stage.ask("n1", put, PutReply).code == Code.BAD_REQUEST
+    stage.pass_ms(5_000)
+    assert stage["n1"].history.committed == ORIGIN

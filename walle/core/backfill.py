@@ -44,6 +44,8 @@ class Backfill:
         position, gap = history.fill_position(), history.lowest_gap()
         if self._is_fetching or position is None or gap is None:
             return
+        if self._context.timers.is_set(("backfill", self._member.stream_id)):
+            return  # no source has what is next: it pauses, whatever else happens
         self._is_fetching = True
         self._progress_ns = self._progress_ns or self._context.now_ns
         end = gap[1].start

@@ -90,16 +90,18 @@ class Calls:
         *,
         until_ns: int,
         on_end: Callable[[], None],
+        counts: Callable[[Any], bool] = lambda _reply: True,
     ) -> Call:
         """Asks every member until a majority has answered with code OK.
 
+        counts(answer): whether such an answer counts.
         on_majority(answers): once, with the answers by node.
         on_end(): instead, when the time is over or too many refused.
         """
         answers: dict[str, Any] = {}
 
         def on_reply(node: str, reply: Message, _batch: Batch | None) -> None:
-            if not isinstance(reply, Failure) and reply.code == Code.OK:
+            if not isinstance(reply, Failure) and reply.code == Code.OK and counts(reply):
                 answers[node] = reply
                 if quorum.is_majority(topology, answers):
                     call.finish()

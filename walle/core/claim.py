@@ -16,8 +16,8 @@ from array import array
 from typing import TYPE_CHECKING, NamedTuple
 
 from walle.core import quorum
-from walle.errors import Code
-from walle.ids import Position, WriterId
+from walle.errors import Code, code_name
+from walle.ids import ANY_WRITER, Position, WriterId
 from walle.messages import (
     AskWriter,
     AskWriterReply,
@@ -43,6 +43,9 @@ if TYPE_CHECKING:
 
 RESTART_MS_MIN = 5
 RESTART_MS_JITTER = 50
+RESTART_MS_MAX = 4_000
+"""The pause before a claim begins anew doubles up to this: several claimants must not keep refusing
+each other."""
 ASK_MS = 1_000
 LOOK_MS_MAX = 250
 """How often a waiting claim looks whether the lease was released before its time."""
@@ -146,6 +149,7 @@ class Claim:
         self._on_stale = on_stale
         self._on_claimed = on_claimed
         self._on_failed = on_failed
+        self._restarts = 0
         self._calls: list[Call] = []
         self._failure = "no majority of the members answered in time"
 
@@ -185,6 +189,7 @@ class Claim:
     def _ask_promises(self) -> None:
         """Step 1."""
         context = self._context
+        over = self._above
         ts = max(context.wall_us, self._above.ts + 1)
         self._writer = self._above = WriterId(ts, context.random.getrandbits(64))
         self._tails: dict[str, Tail] = {}
@@ -193,7 +198,12 @@ class Claim:
         self._stamped: set[str] = set()
         self._choice: Choice | None = None
         message = NewWriter(
-            self._stream_id, self._topology.version, self._writer, self._address, self._lease_ms
+            self._stream_id,
+            self._topology.version,
+            self._writer,
+            self._address,
+            self._lease_ms,
+            over=ANY_WRITER if self._force else over,
         )
         self._ask(self._topology.everyone, message, self._on_promise)
 
@@ -228,6 +238,9 @@ class Claim:
                 self._on_refusal(node, reply)
             else:
                 begin = first if chains else reply.first
+                if chains and reply.first != start:
+                    self._refuse(node, f"{node}'s commit point has moved while its tail was read")
+                    return
                 so_far = chains + array("Q", reply.chains[: len(reply.chains) // 8 * 8])
                 if reply.chains and begin + len(so_far) <= reply.tail.entry_id:
                     self._read_tail(node, begin, so_far)
@@ -302,7 +315,7 @@ class Claim:
             self._on_stale()
             self._begin_anew("the stream's members have changed")
         else:
-            self._refuse(node, f"{node} refused: {Code(reply.code).name}")
+            self._refuse(node, f"{node} refused: {code_name(reply.code)}")
 
     def _refuse(self, node: str, why: str) -> None:
         self._refused.add(node)
@@ -310,7 +323,9 @@ class Claim:
             self._begin_anew(why)
 
     def _begin_anew(self, why: str) -> None:
-        self._pause(RESTART_MS_MIN + self._context.jitter_ms(RESTART_MS_JITTER), why)
+        longest_ms = min(RESTART_MS_JITTER << self._restarts, RESTART_MS_MAX)
+        self._restarts = min(self._restarts + 1, 10)
+        self._pause(RESTART_MS_MIN + self._context.jitter_ms(longest_ms), why)
 
     def _pause(self, ms: float, why: str) -> None:
         """Starts again after a while, if there is time left; `why` is told when there is none."""

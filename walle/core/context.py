@@ -37,7 +37,7 @@ class Context:
         self.random = random
         self.now_ns = 0
         self.wall_us = 0
-        self.outbox = Outbox()
+        self.outbox = Outbox(node_id)
         self.timers = Timers()
         self.calls = Calls(self)
         self.sessions = Sessions()

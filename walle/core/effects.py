@@ -177,12 +177,14 @@ UNSYNCED = (Commit, ReadRecords, Forward)
 class Outbox:
     """Collects effects; the driver takes them after each step.
 
+    own: the messages of the node to itself, which never leave it; `sends`: those to others.
     fatal: why this node must not run, in a sentence that says what to do; None: it may.
     sequence: the number of the last action that needs a sync.
     synced: the highest such number that is durable; the driver sets it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, node_id: str) -> None:
+        self.own: list[Send] = []
         self.sends: list[Send] = []
         self.actions: list[Action] = []
         self.alarms: list[str] = []
@@ -190,12 +192,15 @@ class Outbox:
         self.fatal: str | None = None
         self.sequence = 0
         self.synced = 0
+        self._node_id = node_id
 
     def send(
         self, to: Address, message: Message, request_id: int = 0, batch: Batch | None = None
     ) -> None:
         """A message that depends on nothing durable: it goes at once."""
-        self.sends.append(Send(to, request_id, message, batch))
+        (self.own if to == self._node_id else self.sends).append(
+            Send(to, request_id, message, batch)
+        )
 
     def order(self, action: Action) -> int:
         """The next action for storage; returns the sequence number that makes it durable."""
@@ -206,11 +211,10 @@ class Outbox:
 
     def send_durable(self, to: Address, message: Message, request_id: int, sequence: int) -> None:
         """A message that may go once action number `sequence` is durable."""
-        send = Send(to, request_id, message)
         if sequence <= self.synced:
-            self.sends.append(send)
+            self.send(to, message, request_id)
         else:
-            self.actions.append(Forward(send))
+            self.actions.append(Forward(Send(to, request_id, message)))
 
     def alarm(self, text: str) -> None:
         """Something an operator must look at, in a sentence."""
@@ -222,6 +226,6 @@ class Outbox:
 
     def take(self) -> tuple[list[Send], list[Action]]:
         """The messages and actions collected since the last call."""
-        taken = self.sends, self.actions
-        self.sends, self.actions = [], []
+        taken = self.own + self.sends, self.actions
+        self.own, self.sends, self.actions = [], [], []
         return taken

@@ -27,7 +27,7 @@ PAUSE_MS = 100
 
 
 class Follower:
-    """Reads `/cluster` at this node's own member.
+    """Reads `/cluster` at this node's own member; at another one, when that cannot serve it.
 
     on_stream: called for each stream that the entries create.
     on_applied: called when entries have been applied.
@@ -51,6 +51,7 @@ class Follower:
         self._on_applied = on_applied
         self._applied = ORIGIN
         self._is_reading = False
+        self._turn = 0
         self._fresh: SharedQuestion[int | None] = SharedQuestion(self._ask_how_far)
         self._waiting: list[tuple[int, Callable[[bool], None]]] = []
         self._questions = 0
@@ -73,10 +74,12 @@ class Follower:
 
         def on_end() -> None:
             self._is_reading = False
+            self._turn += 1
             self._context.timers.set("follow", self._context.after_ms(PAUSE_MS), self.follow)
 
+        sources = [self._context.node_id, *self._member.others]
         call = self._context.calls.ask(
-            [self._context.node_id],
+            [sources[self._turn % len(sources)]],
             Read(STREAM_CLUSTER, self._applied.entry_id + 1, FETCH_BYTES_MAX, 0, 0, 0),
             on_reply,
             until_ns=self._context.after_ms(ASK_MS),

@@ -13,7 +13,7 @@ from walle.core.cluster import Refusal, encode_create_stream, encode_form
 from walle.core.pipeline import Pipeline
 from walle.core.writer import NodeWriter
 from walle.errors import Code
-from walle.limits import NS_PER_MS
+from walle.limits import NS_PER_MS, QUESTIONS_COUNT_MAX
 from walle.messages import CreateStream, Failure, Release, StreamInfo
 from walle.record import Encoder
 
@@ -170,6 +170,14 @@ class Manager:
         existing = self._cluster.find(request.name)
         if existing is not None:
             answer(self._cluster.info(existing))
+            return
+        pipeline = self._writer.pipeline if self._writer is not None else None
+        if (
+            pipeline is None
+            or pipeline.exclusive_until_ns() < self._context.now_ns
+            or len(self._waiting) >= QUESTIONS_COUNT_MAX
+        ):
+            answer(Failure(Code.BUSY, "the topology manager has no majority at the moment"))
             return
         if request.name in self._waiting:  # with these settings or others: repeating will tell
             answer(Failure(Code.BUSY, f"stream {request.name} is being created"))

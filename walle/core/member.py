@@ -25,6 +25,7 @@ from walle.errors import Code
 from walle.ids import NO_WRITER, ORIGIN, Position, WriterId
 from walle.limits import (
     COMMITTED_LAG_ENTRIES_MAX,
+    ENTRY_ID_MAX,
     FETCH_BYTES_MAX,
     JUMP_WAIT_MS_MAX,
     TAIL_PAGE_ENTRIES,
@@ -130,7 +131,6 @@ class Member:
 
     def _changed(self) -> None:
         self.reading.on_commit()
-        self.watching.on_change()
         self.backfill.start()
         self.orphan.watch()
         self._on_change(self)
@@ -193,6 +193,7 @@ class Member:
             self._forget_missing(up_to=self._missing.entry_id)
         self.syncing.cancel()
         self.last_put_ns = self.context.now_ns
+        self.watching.on_change()
         self._changed()
 
     # --- put --------------------------------------------------------------------------------------
@@ -211,6 +212,8 @@ class Member:
         may_wait: whether it may wait for this member to learn of a claim that it has missed.
         """
         code = self.admit_writer(put.version, put.writer)
+        if code is Code.OK and put.committed.entry_id > ENTRY_ID_MAX:
+            code = Code.BAD_REQUEST
         if code is Code.NOT_PROMISED:
             if may_wait and self.adoption.wait(sender, request_id, put, batch):
                 return
@@ -256,9 +259,13 @@ class Member:
         history = self.history
         held = history.matching(batch)
         if held == 0 and not history.holds(batch.before):
-            # What is wholly below the commit point is committed already: nothing is to be done,
-            # and the answer tells how far this member is.
-            return Code.OK if batch.last_id <= history.committed.entry_id else Code.CONFLICT
+            if batch.last_id > history.committed.entry_id:
+                return Code.CONFLICT
+            if history.chain_at(batch.last_id) not in (None, batch.last.chain):
+                return self.adoption.contradicted(writer, batch.last)
+            # Committed already, if the writer is not mistaken: nothing is to be done, and the
+            # answer tells how far this member is.
+            return Code.OK
         last_held = batch.position_at(batch.first_id + held - 1)
         uncommitted = last_held.entry_id >= history.committed.entry_id
         if held < batch.count:
@@ -469,6 +476,8 @@ class Member:
 
     def learn_committed(self, committed: Position) -> None:
         """Another member's commit point, told without a writer's word: `accepted` stays."""
+        if committed.entry_id > ENTRY_ID_MAX:
+            return
         if self.history.holds(committed):
             self.advance(committed)
         elif committed.entry_id > self.history.committed.entry_id and not self._learning:
@@ -497,6 +506,7 @@ class Member:
             self.accepted,
             self.history.tail,
             self.history.committed,
+            int(self.is_damaged),
         )
         self.answer(sender, request_id, reply)
 
@@ -505,9 +515,13 @@ class Member:
     def new_writer(self, sender: Address, request_id: int, message: NewWriter) -> None:
         """Step 1 of a claim: promises at once, and answers when all older leases have run out."""
         code = self.admit_version(message.version)
-        if code is Code.OK and message.writer > self.promise.writer:
+        if (
+            code is Code.OK
+            and self.promise.writer < message.writer
+            and (self.promise.writer <= message.over)
+        ):
             self.set_promise(message.writer, message.address, message.lease_ms)
-        if code is Code.OK and message.writer < self.promise.writer:
+        if code is Code.OK and message.writer != self.promise.writer:
             code = Code.FENCED
         wait_until_ns = self.lease.older_until_ns
         if code is Code.OK and wait_until_ns > self.context.now_ns:

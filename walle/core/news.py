@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 ASK_MS_MIN = 1_000
 ASK_MS_MAX = 60_000
+STREAMS_AT_ONCE = 4_096
 
 
 class News:
@@ -41,7 +42,8 @@ class News:
                 for node in member.others:
                     streams_by_node.setdefault(node, []).append(stream_id)
         for node, stream_ids in streams_by_node.items():
-            self.ask_about([node], stream_ids)
+            for start in range(0, len(stream_ids), STREAMS_AT_ONCE):
+                self.ask_about([node], stream_ids[start : start + STREAMS_AT_ONCE])
         context.timers.set("news", context.after_ms(ASK_MS_MIN), self.ask)
 
     def ask_about(self, nodes: Iterable[str], stream_ids: Iterable[int]) -> None:
@@ -57,8 +59,11 @@ class News:
         if isinstance(reply, AskCommittedReply):
             for stream_id, committed in reply.streams:
                 member = self._members.get(stream_id)
-                if member is not None:
-                    member.learn_committed(committed)
+                if member is None:
+                    continue
+                if committed.entry_id > member.history.committed.entry_id:  # it is not quiet
+                    self._due[stream_id] = (self._context.after_ms(ASK_MS_MIN), ASK_MS_MIN)
+                member.learn_committed(committed)
 
     def answer(self, sender: Address, request_id: int, ask: AskCommitted) -> None:
         """Tells how far this node's members are."""

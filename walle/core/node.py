@@ -23,7 +23,7 @@ from walle.core.news import News
 from walle.core.writers import Writers
 from walle.errors import Code
 from walle.ids import NO_IDENTITY, ORIGIN, STREAM_CLUSTER
-from walle.limits import GAPS_LISTED_MAX, LIST_BYTES_MAX
+from walle.limits import GAPS_LISTED_MAX, LIST_BYTES_MAX, QUESTIONS_COUNT_MAX
 from walle.messages import (
     NODE_ONLY,
     ROLE_NODE,
@@ -48,7 +48,6 @@ from walle.messages import (
     Stamp,
     Status,
     StatusReply,
-    StreamInfo,
     StreamList,
     Sync,
     Welcome,
@@ -121,6 +120,7 @@ class Node:
         self._news = News(context, self.members)
         self._writers = Writers(context, self.cluster, self.members, self._catch_up)
         self._node_sessions: set[int] = set()
+        self._creating = 0
         self._requests = self._dispatch_table()
         if recovered.cluster_id != NO_IDENTITY:
             self.cluster.form(recovered.cluster_id, recovered.nodes)
@@ -200,13 +200,10 @@ class Node:
     def _settle(self) -> None:
         """Handles the messages that this node has sent to itself."""
         outbox = self.context.outbox
-        while any(send.to == self.context.node_id for send in outbox.sends):
-            sends, outbox.sends = outbox.sends, []
-            for send in sends:
-                if send.to == self.context.node_id:
-                    self._receive(send.to, send.request_id, send.message, send.batch)
-                else:
-                    outbox.sends.append(send)
+        while outbox.own:
+            own, outbox.own = outbox.own, []
+            for send in own:
+                self._receive(send.to, send.request_id, send.message, send.batch)
 
     def _dispatch_table(self) -> dict[type[Any], Callable[..., None]]:
         return {
@@ -432,18 +429,27 @@ class Node:
             self._fail(sender, request_id, Code.BUSY, text)
             return
 
+        if self._creating >= QUESTIONS_COUNT_MAX:
+            text = f"{QUESTIONS_COUNT_MAX} requests to create streams wait here already"
+            self._fail(sender, request_id, Code.BUSY, text)
+            return
+        self._creating += 1
+
         def on_reply(_node: str, reply: Message, _batch: Batch | None) -> None:
             call.finish()
-            if isinstance(reply, StreamInfo | Failure):
-                self.context.send(sender, reply, request_id)
+            end(reply)
+
+        def end(answer: Message) -> None:
+            self._creating -= 1
+            self.context.send(sender, answer, request_id)
 
         call = self.context.calls.ask(
             [manager],
             create,
             on_reply,
             until_ns=self.context.after_ms(CREATE_MS),
-            on_end=lambda: self._fail(
-                sender, request_id, Code.BUSY, f"the topology manager {manager} does not answer"
+            on_end=lambda: end(
+                Failure(Code.BUSY, f"the topology manager {manager} does not answer")
             ),
         )
 

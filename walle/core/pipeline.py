@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 COMMIT_NOTICE_MS = 3
 """How soon members hear of a commit point when no put carries it."""
 HEARTBEATS_PER_LEASE = 5
+LEASES_WITHOUT_MAJORITY = 2
+"""How many leases lie between heartbeats while no majority answers."""
 RETRY_MS = 50
 RESEND_MS = 1_000
 RETAINED_BYTES_MAX = MEMBER_BACKLOG_BYTES_MAX
@@ -109,6 +111,8 @@ class Pipeline:
         self._committed_count = 0
         self._transmission = 0
         self._sendings: deque[tuple[int, int]] = deque()  # (first transmission, sent ns), sampled
+        self._exclusive_until_ns = 0
+        self._begun_ns = 0
         self._outgoing: list[Outgoing] = []
         self._links = {node: Link(0) for node in topology.everyone}
 
@@ -137,11 +141,7 @@ class Pipeline:
 
     def exclusive_until_ns(self) -> int:
         """Until when the writer may call itself exclusive, on the clock given as `now_ns`."""
-        transmission = self.acknowledged_transmission
-        index = bisect_right(self._sendings, transmission, key=lambda sending: sending[0])
-        if not index:
-            return 0
-        return exclusive_until_ns(self._sendings[index - 1][1], self.lease_ms)
+        return self._exclusive_until_ns
 
     def uncommitted(self) -> list[Batch]:
         """The batches that are in flight, oldest first."""
@@ -197,6 +197,7 @@ class Pipeline:
             return
         self.topology = topology
         self.stale_version = 0
+        self._exclusive_until_ns, self._begun_ns = 0, now_ns
         ready = {node for node, link in self._links.items() if link.is_ready}
         self._links = {node: Link(self._window_start) for node in topology.everyone}
         for node in topology.everyone:
@@ -244,7 +245,11 @@ class Pipeline:
     def _heartbeat_due_ns(self, link: Link) -> int:
         if not link.is_open:
             return NEVER
-        due_ns = link.told_ns + self.lease_ms * NS_PER_MS // HEARTBEATS_PER_LEASE
+        lease_ns = self.lease_ms * NS_PER_MS
+        if link.told_ns > max(self._exclusive_until_ns, self._begun_ns) + lease_ns:
+            # No majority answers. Those who do must not owe a lease for ever: others may claim.
+            return link.told_ns + LEASES_WITHOUT_MAJORITY * lease_ns
+        due_ns = link.told_ns + lease_ns // HEARTBEATS_PER_LEASE
         if self.committed != link.told:
             due_ns = min(due_ns, link.told_ns + COMMIT_NOTICE_MS * NS_PER_MS)
         return due_ns
@@ -259,6 +264,7 @@ class Pipeline:
         """Numbers the sending that follows. Its time is remembered, in steps of a part of a lease:
         a later one counts as sent at the step's begin, which only makes the lease shorter."""
         self._transmission += 1
+        self._begun_ns = self._begun_ns or now_ns
         step_ns = self.lease_ms * NS_PER_MS // SENDINGS_REMEMBERED_PER_LEASE
         if not self._sendings or now_ns - self._sendings[-1][1] >= step_ns:
             self._sendings.append((self._transmission, now_ns))
@@ -315,7 +321,9 @@ class Pipeline:
             self.lost = reply
 
     def _on_acknowledged(self, node: str, link: Link, reply: PutReply, now_ns: int) -> None:
-        link.transmission = max(link.transmission, reply.transmission)
+        if reply.transmission > link.transmission:
+            link.transmission = reply.transmission
+            self._count_lease()
         held_id = self._confirmed_id(reply.held)
         if held_id > link.held_id:
             link.held_id = held_id
@@ -333,32 +341,47 @@ class Pipeline:
             self._advance()
         self._feed(node, link, now_ns)
 
-    def _confirmed_id(self, held: Position) -> int:
-        """How far `held` shows the member to hold this writer's history; 0 if it contradicts it.
+    def _count_lease(self) -> None:
+        """The lease counts from the sending of what a majority has acknowledged."""
+        transmission = self.acknowledged_transmission
+        index = bisect_right(self._sendings, transmission, key=lambda sending: sending[0])
+        if index:
+            sent_ns = self._sendings[index - 1][1]
+            self._exclusive_until_ns = exclusive_until_ns(sent_ns, self.lease_ms)
 
-        A member may be ahead of this pipeline: the thin client's puts may have come another way.
+    def _confirmed_id(self, held: Position) -> int:
+        """How far `held` shows the member to hold this writer's history; 0 if it does not.
+
+        A member may be ahead of this pipeline, when the thin client's puts came another way before:
+        that shows once the client has sent them here, too.
         """
-        if held.entry_id <= self.committed.entry_id or held.entry_id > self.tail.entry_id:
-            return min(held.entry_id, self.tail.entry_id)
-        for batch in self.uncommitted():
-            if batch.first_id <= held.entry_id <= batch.last_id:
-                return held.entry_id if batch.chain_at(held.entry_id) == held.chain else 0
+        if held.entry_id <= self.committed.entry_id:
+            return held.entry_id
+        index = bisect_right(
+            self._window, held.entry_id, lo=self._committed_count, key=lambda each: each.first_id
+        )
+        if index > self._committed_count:
+            batch = self._window[index - 1]
+            if held.entry_id <= batch.last_id and batch.chain_at(held.entry_id) == held.chain:
+                return held.entry_id
         return 0
 
     def _advance(self) -> None:
         """Moves the commit point to what a majority holds, and the window behind it."""
         held = {node: link.held_id for node, link in self._links.items()}
-        committed_id = min(quorum.majority_value(self.topology, held), self.tail.entry_id)
+        committed_id = quorum.majority_value(self.topology, held)
         if committed_id <= self.committed.entry_id:
             return
-        for batch in self.uncommitted():
+        while self._committed_count < len(self._window):
+            batch = self._window[self._committed_count]
             if batch.first_id > committed_id:
                 break
             last_id = min(batch.last_id, committed_id)
             self.committed = batch.position_at(last_id)
-            if last_id == batch.last_id:
-                self._committed_count += 1
-                self._committed_bytes += batch.payload.size
+            if last_id < batch.last_id:
+                break
+            self._committed_count += 1
+            self._committed_bytes += batch.payload.size
         self._trim_window()
 
     def _trim_window(self) -> None:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from walle.record import Batch
 
 READ_MS = 10_000
+ELSEWHERE_MS = 2_000
 LINEARIZE_MS = 2_000
 LINEARIZE_PAUSE_MS = 100
 ENTRIES_AT_ONCE_MAX = 1 << 20
@@ -168,16 +169,19 @@ class Reading:
     def _ask_tails(self, then: Callable[[int | None], None]) -> None:
         """The highest tail of a majority; None: no majority answered."""
 
+        member = self._member
+
         def on_majority(answers: dict[str, AskWriterReply]) -> None:
+            member.learn_committed(max(answer.committed for answer in answers.values()))
             then(max(answer.tail.entry_id for answer in answers.values()))
 
-        member = self._member
         self._context.calls.ask_majority(
             member.topology,
             AskWriter(member.stream_id, member.topology.version),
             on_majority,
             until_ns=self._context.after_ms(LINEARIZE_MS),
             on_end=lambda: then(None),
+            counts=lambda answer: not answer.is_damaged,
         )
 
     # --- the answer -------------------------------------------------------------------------------
@@ -217,26 +221,32 @@ class Reading:
             self._read_elsewhere(sender, request_id, read)
 
     def _read_elsewhere(self, sender: Address, request_id: int, read: Read) -> None:
-        """What lies in a gap here is asked of the other members, and passed on."""
+        """What lies in a gap here is asked of the other members, one after the other, and passed
+        on."""
         waiting = self._begin(sender, request_id, read)
         if waiting is None:
             return
+        others = iter(self._member.others)
+        question = read._replace(linearizable=0, local=1, wait_ms=0)
+
+        def ask_next() -> None:
+            node = next(others, None)
+            if node is None:
+                self._end(waiting)
+                text = f"no member that answers holds entry {read.start} of {self._member.name}"
+                self._context.send(sender, Failure(Code.UNAVAILABLE, text), request_id)
+                return
+            waiting.call = self._context.calls.ask(
+                [node],
+                question,
+                on_reply,
+                until_ns=self._context.after_ms(ELSEWHERE_MS),
+                on_end=ask_next,
+            )
 
         def on_reply(_node: str, reply: Message, batch: Batch | None) -> None:
             if isinstance(reply, ReadReply) and batch is not None and batch.first_id == read.start:
                 self._end(waiting)
                 self._context.outbox.send(sender, self._reply(), request_id, batch)
 
-        def on_end() -> None:
-            self._end(waiting)
-            text = f"no member that answers holds entry {read.start} of {self._member.name}"
-            self._context.send(sender, Failure(Code.UNAVAILABLE, text), request_id)
-
-        question = read._replace(linearizable=0, local=1, wait_ms=0)
-        waiting.call = self._context.calls.ask(
-            self._member.others,
-            question,
-            on_reply,
-            until_ns=self._context.after_ms(READ_MS),
-            on_end=on_end,
-        )
+        ask_next()

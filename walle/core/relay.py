@@ -74,6 +74,7 @@ class Relay:
         )
         if put.committed.entry_id > self._writer.pipeline.tail.entry_id:
             self._writer.stop()  # the client's puts came another way meanwhile
+            self._answer_all(Code.UNAVAILABLE)
             self._open(put)
         pipeline = self._writer.pipeline
         if len(self._pending) >= PIPELINE_ENTRIES_MAX or not pipeline.has_room:
@@ -120,10 +121,13 @@ class Relay:
             self._pending.popleft()
             self._answer(first.sender, first.request_id, first.put, Code.OK)
 
-    def _end(self, code: Code) -> None:
+    def _answer_all(self, code: Code) -> None:
         while self._pending:
             first = self._pending.popleft()
             self._answer(first.sender, first.request_id, first.put, code)
+
+    def _end(self, code: Code) -> None:
+        self._answer_all(code)
         self._writer.stop()
         self._context.timers.cancel(self._key)
         self._on_idle()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from walle.errors import Code
-from walle.limits import FETCH_BYTES_MAX
+from walle.limits import ENTRY_ID_MAX, FETCH_BYTES_MAX
 from walle.messages import Fetch, FetchReply, Sync, SyncReply
 
 if TYPE_CHECKING:
@@ -75,6 +75,8 @@ class Syncing:
 
     def _admit(self, message: Sync) -> Code:
         code = self._member.admit_writer(message.version, message.writer)
+        if max(message.base, message.tail).entry_id > ENTRY_ID_MAX:
+            return Code.BAD_REQUEST
         if code is Code.OK and self._member.accepted >= message.writer:
             return Code.NOT_PROMISED  # already stamped: its tail is the writer's now
         return code

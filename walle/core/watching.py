@@ -66,7 +66,7 @@ class Watching:
         self._look(watch)
 
     def on_change(self) -> None:
-        """The member has promised another writer, or renewed its news of this one."""
+        """The member has promised another writer."""
         promised = self._member.promise.writer
         for watch in [*self._watches.values()]:
             if not watch.is_asking and watch.ask.known != promised:

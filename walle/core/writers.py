@@ -46,6 +46,7 @@ class Writers:
         self._relays: dict[int, Relay] = {}
         self._claims: set[int] = set()
         self._claims_begun = 0
+        self._releasing: set[int] = set()
 
     def on_change(self, member: Member) -> None:
         """The member's promise may have changed: the relay of another writer ends."""
@@ -157,16 +158,30 @@ class Writers:
 
     def release(self, sender: Address, request_id: int, release: Release, member: Member) -> None:
         """Tells all members; answers once a majority has it."""
+        if release.writer != member.promise.writer:
+            member.release(sender, request_id, release)  # it says why not
+            return
+        if member.stream_id in self._releasing:
+            reply = ReleaseReply(
+                release.stream_id, Code.BUSY, member.topology.version, release.writer
+            )
+            self._context.send(sender, reply, request_id)
+            return
         relay = self._relays.get(release.stream_id)
         if relay is not None and relay.writer == release.writer:
             relay.stop()
-        reply = ReleaseReply(release.stream_id, Code.OK, member.topology.version, release.writer)
+        self._releasing.add(member.stream_id)
+
+        def end(code: Code) -> None:
+            self._releasing.discard(member.stream_id)
+            version = member.topology.version
+            reply = ReleaseReply(release.stream_id, code, version, release.writer)
+            self._context.send(sender, reply, request_id)
+
         self._context.calls.ask_majority(
             member.topology,
             release._replace(relay=0),
-            lambda _answers: self._context.send(sender, reply, request_id),
+            lambda _answers: end(Code.OK),
             until_ns=self._context.after_ms(RELEASE_MS),
-            on_end=lambda: self._context.send(
-                sender, reply._replace(code=Code.UNAVAILABLE), request_id
-            ),
+            on_end=lambda: end(Code.UNAVAILABLE),
         )

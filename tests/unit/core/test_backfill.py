@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.unit.core.bench import STREAM, MemberBench, Truth
-from tests.unit.making import W2
+from tests.unit.core.bench import SESSION, STREAM, MemberBench, Truth
+from tests.unit.making import W1, W2
 from walle.core.backfill import FETCH_MS, PAUSE_MS, STUCK_MS_MAX
 from walle.core.effects import CloseGap, DropFill, Fill, Send
 from walle.core.history import History
 from walle.core.topology import StreamTopology
 from walle.ids import IdRange
-from walle.messages import Fetch, FetchReply
+from walle.messages import Fetch, FetchReply, Put
 
 if TYPE_CHECKING:
     from walle.record import Batch
@@ -158,3 +158,16 @@ def test_one_question_at_a_time_and_none_without_a_gap() -> None:
 def test_member_without_others_fills_from_its_own_aside_runs() -> None:
     bench = MemberBench(TRUTH.with_gap(2, 6, 8), topology=StreamTopology(1, ("n1",)))
     assert fetch(bench).to == "n1"
+
+
+def test_pause_lasts_whatever_else_happens() -> None:
+    """Each commit looks for gaps; none of them may begin a round before its time."""
+    bench = gapped()
+    for _ in ("n2", "n3", "n1"):
+        refuse(bench)
+    bench.member.put(SESSION, 1, Put(STREAM, 1, W1, 1, TRUTH.at(8), 0), None)
+    bench.member.advance(TRUTH.at(8))
+    bench.member.backfill.start()
+    assert bench.asked(Fetch) == {}
+    bench.pass_ms(PAUSE_MS)
+    assert set(bench.asked(Fetch)) == {"n2"}

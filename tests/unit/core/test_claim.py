@@ -10,8 +10,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.unit.core.bench import MemberBench
 from tests.unit.making import MS, THREE, W1, W2, W3
-from walle.core.claim import ASK_MS, Claim, Claimed, Tail, choose, common_base
+from walle.core.claim import (
+    ASK_MS,
+    RESTART_MS_MAX,
+    RESTART_MS_MIN,
+    Claim,
+    Claimed,
+    Tail,
+    choose,
+    common_base,
+)
 from walle.core.context import Context
 from walle.core.timers import NEVER
 from walle.core.topology import StreamTopology
@@ -176,7 +186,7 @@ class Desk:
 
 def who(promised: WriterId, remaining_ms: int = 0, address: str = "app:9") -> AskWriterReply:
     return AskWriterReply(
-        STREAM, Code.OK, 1, promised, address, 2_000, remaining_ms, promised, ORIGIN, ORIGIN
+        STREAM, Code.OK, 1, promised, address, 2_000, remaining_ms, promised, ORIGIN, ORIGIN, 0
     )
 
 
@@ -353,3 +363,32 @@ def test_cancelled_claim_asks_nothing_more_and_calls_nobody(*, force: bool) -> N
     desk.pass_ms(20_000)
     assert desk.context.outbox.sends == []
     assert (desk.claimed, desk.failures) == ([], [])
+
+
+def test_unforced_claim_takes_over_from_nobody_that_it_has_not_seen() -> None:
+    """Between its question and its promise somebody else may have claimed the stream."""
+    desk = Desk(force=False)
+    desk.sent(AskWriter)
+    desk.answer(who(WriterId(5_000, 1)), "n1", "n2")
+    asked = desk.sent(NewWriter)["n1"]
+    assert asked.over == WriterId(5_000, 1)
+    bench = MemberBench()
+    newer = WriterId(asked.writer.ts - 1, 9)
+    bench.member.new_writer("n0", 1, NewWriter(STREAM, 1, newer, "app:2", 100, over=W1))
+    bench.member.new_writer("n0", 2, asked._replace(over=W1))
+    assert bench.member.promise.writer == newer
+
+
+def test_claims_that_refuse_each_other_wait_longer_and_longer() -> None:
+    desk = Desk(until_ms=60_000)
+    pauses = []
+    for _ in range(9):
+        desk.sent(NewWriter)
+        begun_ns = desk.context.now_ns
+        desk.answer(NewWriterReply(STREAM, Code.FENCED, 1, WriterId(9_000, 1)), "n1")
+        desk.context.outbox.take()
+        while not desk.context.outbox.sends:
+            desk.pass_ms(1)
+        pauses.append(desk.context.now_ns - begun_ns)
+    assert max(pauses[-4:]) > 8 * max(pauses[:2])
+    assert max(pauses) <= (RESTART_MS_MAX + RESTART_MS_MIN + 1) * MS

@@ -15,7 +15,7 @@ MESSAGE = Failure(Code.OK, "")
 
 
 def test_actions_that_need_a_sync_are_counted() -> None:
-    outbox = Outbox()
+    outbox = Outbox("n1")
     assert outbox.order(effects.SetAccepted(1, W1)) == 1
     assert outbox.order(effects.Commit(1, ORIGIN)) == 1
     assert outbox.order(effects.Append(1, entries(1), 0, None)) == 2
@@ -32,7 +32,7 @@ def test_actions_that_need_a_sync_are_counted() -> None:
 def test_message_that_speaks_of_something_durable_takes_its_place_in_the_order(
     synced: int, is_sent: bool
 ) -> None:
-    outbox = Outbox()
+    outbox = Outbox("n1")
     outbox.synced = synced
     outbox.send_durable(7, MESSAGE, 5, sequence=2)
     send = Send(7, 5, MESSAGE)

@@ -12,7 +12,7 @@ from tests.unit.core.served import Served
 from tests.unit.making import W1, entries
 from walle.core import node as node_module
 from walle.errors import Code
-from walle.ids import NO_WRITER, ORIGIN, STREAM_CLUSTER
+from walle.ids import ANY_WRITER, NO_WRITER, ORIGIN, STREAM_CLUSTER
 from walle.messages import (
     NODE_ONLY,
     AskCommitted,
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 ANYONE = bytes(16)
 NODES_QUESTIONS = (
-    NewWriter(2, 1, W1, "", 100),
+    NewWriter(2, 1, W1, "", 100, ANY_WRITER),
     ReadTail(2, 1, W1, 0),
     Sync(2, 1, W1, "n2", ORIGIN, ORIGIN, 0),
     Stamp(2, 1, W1, ORIGIN),

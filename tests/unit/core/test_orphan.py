@@ -39,7 +39,7 @@ def orphaned() -> MemberBench:
 def claim(bench: MemberBench) -> WriterId:
     """The others go through the claim's steps; returns its writer."""
     for asked in bench.asked(AskWriter).values():
-        who = AskWriterReply(STREAM, Code.OK, 1, W1, "", 100, 0, W1, ORIGIN, ORIGIN)
+        who = AskWriterReply(STREAM, Code.OK, 1, W1, "", 100, 0, W1, ORIGIN, ORIGIN, 0)
         bench.reply(asked, who)
     promised = bench.asked(NewWriter)
     writer: WriterId = promised["n2"].message.writer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,6 +15,7 @@ from walle.core.topology import StreamTopology
 from walle.errors import Code, InvariantError
 from walle.ids import ORIGIN, Position
 from walle.limits import MEMBER_BACKLOG_BYTES_MAX, PIPELINE_BYTES_MAX
+from walle.record import Encoder
 
 if TYPE_CHECKING:
     from walle.record import Batch
@@ -173,12 +175,18 @@ def test_answer_of_another_history_commits_nothing() -> None:
     assert bench.pipeline.committed == ORIGIN
 
 
-def test_member_that_is_ahead_holds_all_that_was_put_here() -> None:
-    """A thin client's later puts may have reached it another way."""
+def test_member_that_is_ahead_counts_once_all_that_was_put_here() -> None:
+    """A thin client's later puts may have reached it another way, or it may hold another history:
+    only its chain tells."""
     bench = Bench()
     batch = bench.put()
-    bench.answer("n1", "n2", held=Position(9, 1))
-    assert bench.pipeline.committed == batch.last
+    later = Encoder(bench.pipeline.writer, batch.last)
+    ahead = later.add(b"", 0)
+    bench.answer("n1", "n2", held=ahead)
+    assert bench.pipeline.committed == ORIGIN
+    bench.pipeline.put(later.take(), bench.now_ns)
+    bench.answer("n1", "n2", held=ahead)
+    assert bench.pipeline.committed == ahead
 
 
 @pytest.mark.parametrize(
@@ -402,3 +410,32 @@ def test_topology_that_is_not_newer_changes_nothing() -> None:
     bench.pipeline.adopt(StreamTopology(1, ("n7",)), bench.now_ns)
     assert bench.pipeline.topology == THREE
     assert bench.pipeline.take() == []
+
+
+def test_writer_without_a_majority_lets_leases_lapse() -> None:
+    """The minority that hears of it must not owe it a lease for ever: others wait for that."""
+    bench = Bench()
+    beats = []
+    for _ in range(10 * LEASE_MS // BEAT_MS):
+        bench.pass_ms(BEAT_MS)
+        beats += [bench.now_ns] * len(bench.take("n1"))
+        bench.answer("n1")
+    gaps = [later - earlier for earlier, later in pairwise(beats)]
+    assert max(gaps) > LEASE_MS * MS
+
+
+def test_writer_that_has_its_majority_again_beats_as_before() -> None:
+    bench = Bench()
+    bench.pass_ms(9 * LEASE_MS)
+    bench.answer("n1", "n2", "n3")
+    bench.pipeline.take()
+    bench.pass_ms(BEAT_MS)
+    assert len(bench.take("n1")) == 1
+
+
+def test_member_with_another_history_holds_nothing() -> None:
+    """Also when its history is longer than all that was put here."""
+    bench = Bench()
+    bench.put()
+    bench.answer("n1", "n2", held=Position(9, 12345))
+    assert bench.pipeline.committed == ORIGIN

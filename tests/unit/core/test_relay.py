@@ -181,3 +181,13 @@ def test_answers_keep_the_clients_order(count: int) -> None:
     bench.acknowledge("n2", "n3", held_id=2 + count)
     numbers = [number for number, *_ in bench.told()]
     assert numbers == [*range(50, 50 + count), 60]
+
+
+def test_client_whose_puts_came_another_way_is_answered_at_once() -> None:
+    """The relay begins anew at the client's commit point; what it still owed is not waited for."""
+    bench = RelayBench()
+    bench.put(40, 3, 4)
+    bench.put(41, 7, 8, committed_id=6)
+    assert bench.told() == [(40, Code.UNAVAILABLE, TRUTH.at(2))]
+    bench.acknowledge("n2", "n3", held_id=8)
+    assert bench.told() == [(41, Code.OK, TRUTH.at(8))]

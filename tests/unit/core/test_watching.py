@@ -6,7 +6,7 @@ from tests.unit.core.bench import SESSION, STREAM, MemberBench
 from tests.unit.making import W1, W2
 from walle.core.watching import ASK_MS
 from walle.errors import Code
-from walle.ids import NO_WRITER, ORIGIN, WriterId
+from walle.ids import ANY_WRITER, NO_WRITER, ORIGIN, WriterId
 from walle.limits import WATCHES_MAX
 from walle.messages import (
     AskWriter,
@@ -36,6 +36,7 @@ def says(promised: WriterId, accepted: WriterId, remaining_ms: int = 0) -> AskWr
         accepted,
         ORIGIN,
         ORIGIN,
+        is_damaged=0,
     )
 
 
@@ -51,7 +52,9 @@ def status(writer: WriterId, remaining_ms: int, established: int) -> WriterStatu
 
 
 def promise(bench: MemberBench, writer: WriterId) -> None:
-    bench.member.new_writer("n2", 1, NewWriter(STREAM, 1, writer, f"app:{writer.ts}", 100))
+    bench.member.new_writer(
+        "n2", 1, NewWriter(STREAM, 1, writer, f"app:{writer.ts}", 100, ANY_WRITER)
+    )
 
 
 def test_majority_tells_the_newest_writer_and_whether_it_is_established() -> None:

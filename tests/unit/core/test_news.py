@@ -1,0 +1,67 @@
+"""Members without a writer's word ask each other how far their streams are."""
+
+from __future__ import annotations
+
+from tests.unit.core.bench import SESSION, STREAM, MemberBench, Truth
+from walle.core.news import ASK_MS_MIN, STREAMS_AT_ONCE, News
+from walle.core.topology import StreamTopology
+from walle.ids import ORIGIN, Position
+from walle.limits import ENTRY_ID_MAX
+from walle.messages import AskCommitted, AskCommittedReply, Fetch, StreamCommitted
+
+TRUTH = Truth(9)
+
+
+def asking(bench: MemberBench) -> News:
+    news = News(bench.context, {STREAM: bench.member})
+    news.ask()
+    return news
+
+
+def waits_ms(bench: MemberBench, committed: Position) -> list[int]:
+    """How long passes between questions, when all answer with that commit point."""
+    waits: list[int] = []
+    waited = 0
+    while len(waits) < 4:
+        for asked in bench.asked(AskCommitted).values():
+            bench.reply(asked, AskCommittedReply((StreamCommitted(STREAM, committed),)))
+        bench.pass_ms(ASK_MS_MIN)
+        waited += ASK_MS_MIN
+        if any(isinstance(each.message, AskCommitted) for each in bench.context.outbox.sends):
+            waits.append(waited)
+            waited = 0
+    return waits
+
+
+def test_quiet_stream_is_asked_for_ever_more_seldom() -> None:
+    bench = MemberBench(TRUTH.held(2))
+    asking(bench)
+    assert waits_ms(bench, TRUTH.at(2)) == [1_000, 2_000, 4_000, 8_000]
+
+
+def test_stream_that_goes_on_without_this_member_is_asked_for_often() -> None:
+    bench = MemberBench(TRUTH.held(2))
+    asking(bench)
+    assert set(waits_ms(bench, TRUTH.at(9))) == {ASK_MS_MIN}
+
+
+def test_many_streams_are_asked_for_in_pages() -> None:
+    bench = MemberBench(topology=StreamTopology(1, ("n1", "n2")))
+    count = STREAMS_AT_ONCE + 1
+    News(bench.context, dict.fromkeys(range(count), bench.member)).ask()
+    sends, _ = bench.context.outbox.take()
+    asked = [len(each.message.streams) for each in sends if each.to == "n2"]
+    assert asked == [STREAMS_AT_ONCE, 1]
+
+
+def test_commit_point_that_cannot_be_is_not_believed() -> None:
+    bench = MemberBench(TRUTH.held(2))
+    news = asking(bench)
+    asked = bench.asked(AskCommitted)
+    impossible = Position(ENTRY_ID_MAX + 1, 0)
+    bench.reply(asked["n2"], AskCommittedReply((StreamCommitted(STREAM, impossible),)))
+    assert bench.asked(Fetch) == {}
+    news.answer(SESSION, 1, AskCommitted((STREAM, 99)))
+    (answer,) = bench.answers()
+    assert answer == AskCommittedReply((StreamCommitted(STREAM, TRUTH.at(2)),))
+    assert answer.streams[0].committed != ORIGIN
