@@ -1,4 +1,4 @@
-"""A cluster for the tests of the client."""
+"""A cluster for the tests of the command line and of the client."""
 
 from __future__ import annotations
 
