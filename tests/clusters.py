@@ -122,8 +122,9 @@ class DevNodes:
 
     def _wait_ready(self, process: subprocess.Popen[bytes]) -> None:
         assert process.stdout is not None
-        readable, _, _ = select.select([process.stdout], [], [], READY_S)
-        line = process.stdout.readline() if readable else b""
+        poll = select.poll()  # select() knows no descriptors above 1023
+        poll.register(process.stdout, select.POLLIN)
+        line = process.stdout.readline() if poll.poll(READY_S * 1000) else b""
         assert line.startswith(b"ready"), f"the cluster is not ready: {line!r}\n{self.logs()}"
         self._seen.update(pid for name in self.names for pid in self.tree(name))
 

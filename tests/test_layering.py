@@ -22,7 +22,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = "walle"
 
 ROWS = (
-    ("errors", "limits", "ids", "config"),
+    ("errors", "limits", "ids", "config", "sockets"),
     ("record", "messages", "frame", "native"),
     ("core",),
     ("storage", "ring"),

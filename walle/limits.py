@@ -14,6 +14,7 @@ NS_PER_MS = 1_000_000
 
 # What one entry and one frame may be.
 ENTRY_DATA_BYTES_MAX = 1 * MIB
+ENTRY_ID_MAX = (1 << 62) - 1
 FRAME_BYTES_MAX = 2 * MIB
 FRAME_HEAD_BYTES_MAX = 256 * KIB
 FRAME_RECORDS_COUNT_MAX = 16_384
@@ -25,11 +26,28 @@ ADDRESS_BYTES_MAX = 255
 # Shared memory of a node.
 ARENA_CHUNK_BYTES = FRAME_BYTES_MAX
 ARENA_BYTES = 64 * MIB
-RING_CONTROL_BYTES = 8 * MIB
+RING_REQUESTS_BYTES = 2 * MIB
+"""Of the ring that brings what has arrived: heads, chains and places. What is in it goes before
+whatever comes next, so it is small."""
+RING_RESULTS_BYTES = 8 * MIB
+"""Of the ring that brings what a node has asked itself."""
 RING_DATA_BYTES = 16 * MIB
+"""Of a ring in which a put's records may travel. A message may take a quarter of a ring."""
+RING_MESSAGE_BYTES = 1 * KIB
+"""What a message in a ring may have beside a frame's bytes and its records' chains."""
 
 # The network.
 SESSIONS_COUNT_MAX = 1024
+"""Of clients. Nodes' come on top, so that clients cannot take their places."""
+NODE_SESSIONS_COUNT_MAX = 256
+HANDSHAKES_COUNT_MAX = 512
+"""Connections of whom it is not known yet whether a client or a node has made them."""
+CONNECT_MS_MAX = 2_000
+KEEPALIVE_IDLE_MS = 5_000
+KEEPALIVE_INTERVAL_MS = 2_000
+KEEPALIVE_COUNT = 3
+UNACKNOWLEDGED_MS_MAX = 10_000
+"""How long the other side may acknowledge nothing, or have no room, before it counts as gone."""
 SESSION_UNSENT_BYTES_MAX = 8 * MIB
 SESSION_BEHIND_BYTES = 64 * KIB
 """With more than this unsent, a session counts as behind."""
@@ -78,13 +96,27 @@ MEMBER_BACKLOG_BYTES_MAX = 8 * MIB
 BATCH_BYTES_MAX = 256 * KIB
 
 # Storage.
+READS_QUEUED_MAX = 16_384
+READS_QUEUED_SESSION_MAX = 256
+"""Of one session; it is refused more, so that it waits behind nobody but itself."""
+READ_ROUND_BYTES = 1 * MIB
+"""What is read between two rounds of group commit."""
+READ_COST_BYTES = 16 * KIB
+"""As what the smallest read counts."""
 SEGMENT_BYTES_MIN = 64 * KIB
 SEGMENT_BYTES_MAX = 64 * MIB
 
 invariant(ENTRY_DATA_BYTES_MAX < FRAME_BYTES_MAX, "an entry of the largest size fits a frame")
 invariant(FRAME_BYTES_MAX <= ARENA_BYTES // 4, "the arena holds several frames of the largest size")
-invariant(FRAME_BYTES_MAX <= RING_DATA_BYTES // 4, "a ring holds several frames")
-invariant(FRAME_BYTES_MAX <= RING_CONTROL_BYTES // 4, "a ring holds several frames")
+invariant(
+    FRAME_BYTES_MAX + 8 * FRAME_RECORDS_COUNT_MAX + RING_MESSAGE_BYTES <= RING_DATA_BYTES // 4,
+    "a frame with its records and their chains fits a message",
+)
+invariant(
+    FRAME_HEAD_BYTES_MAX + 8 * FRAME_RECORDS_COUNT_MAX + RING_MESSAGE_BYTES
+    <= RING_REQUESTS_BYTES // 4,
+    "a frame's head and its records' chains fit a message",
+)
 invariant(ARENA_BYTES % ARENA_CHUNK_BYTES == 0, "the arena is whole chunks")
 invariant(
     PIPELINE_ENTRIES_MAX < UNCOMMITTED_ENTRIES_MAX, "members hold what a writer has in flight"
@@ -96,5 +128,14 @@ invariant(
 invariant(
     FETCH_BYTES_MAX + ENTRY_DATA_BYTES_MAX + FRAME_HEAD_BYTES_MAX <= FRAME_BYTES_MAX,
     "an answer may go one entry over what was asked",
+)
+invariant(
+    FETCH_BYTES_MAX + ENTRY_DATA_BYTES_MAX + FRAME_HEAD_BYTES_MAX + RING_MESSAGE_BYTES
+    <= RING_RESULTS_BYTES // 4,
+    "what a node fetches from itself fits a message",
+)
+invariant(
+    FETCH_BYTES_MAX // 48 + 2 <= FRAME_RECORDS_COUNT_MAX,
+    "an answer has no more records than it may",
 )
 invariant(BATCH_BYTES_MAX <= FRAME_BYTES_MAX // 2, "a batch fits a frame")

@@ -70,7 +70,6 @@ LENGTH_MASK = 0x00FF_FFFF
 FLAGS_SHIFT = 24
 
 _TAIL = struct.Struct("<IQQQQ")  # the header from CHAIN_START on
-_HEAD = struct.Struct("<IQ")
 
 
 class Stop(IntEnum):

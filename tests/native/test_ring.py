@@ -197,11 +197,6 @@ def test_only_an_armed_consumer_is_woken_and_only_once() -> None:
     assert ring.publish()
     ring.try_write(b"three")
     assert not ring.publish()
-    ring.consume()
-    assert ring.arm_consumer()
-    ring.disarm_consumer()
-    ring.try_write(b"four")
-    assert not ring.publish()
 
 
 def test_producer_is_woken_once_there_is_room_for_what_it_waits_for() -> None:

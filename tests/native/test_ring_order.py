@@ -106,9 +106,9 @@ def test_consumer_does_not_sleep_on_a_message_without_a_ring(ring: Ring) -> None
         ring.try_write(b"")
 
     def finish() -> None:
+        assert not ring.arm_consumer(), "there is a message, so it is awake from now on"
         assert len(ring.consume()) == 1
         ring.release()
-        ring.disarm_consumer()
 
     check(collide(prepare, ring.publish, ring.arm_consumer, finish))
 

@@ -247,6 +247,3 @@ class Ring:
     def arm_consumer(self) -> bool:
         self.consumer_sleeps = not self.published
         return self.consumer_sleeps
-
-    def disarm_consumer(self) -> None:
-        self.consumer_sleeps = False

@@ -61,11 +61,6 @@ class RingMachine(RuleBasedStateMachine):
     def arm_consumer(self) -> None:
         assert self.consumer.arm_consumer() == self.twin.arm_consumer()
 
-    @rule()
-    def disarm_consumer(self) -> None:
-        self.consumer.disarm_consumer()
-        self.twin.disarm_consumer()
-
     @invariant()
     def consumed_views_hold_until_they_are_released(self) -> None:
         assert self.views == [message for message, _ in self.twin.consumed]

@@ -5,17 +5,18 @@ Each test has a cluster of its own: what it finds may last.
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.clusters import wait_until
+from tests.clusters import DevNodes, wait_until
 from tests.wire.peer import Peer, make_batch, peers
 from walle import frame
 from walle.errors import Code
 from walle.ids import NO_WRITER, ORIGIN, STREAM_CLUSTER, Position, WriterId
-from walle.limits import FRAME_BYTES_MAX, FRAME_MS_MAX, READS_WAITING_MAX
+from walle.limits import FETCH_BYTES_MAX, FRAME_BYTES_MAX, FRAME_MS_MAX, READS_WAITING_MAX
 from walle.messages import (
     Claim,
     CreateStream,
@@ -37,12 +38,15 @@ from walle.messages import (
 from walle.record import encode
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.wire.watch import Watch
     from walle.messages import Message
 
 FOR_EVER_MS = 2**32 - 1
 AT_ONCE_S = 2.0
 SWEEP_S = 1.5
+READ_STALL_S_MAX = 1.0
 
 pytestmark = pytest.mark.slow
 
@@ -195,6 +199,32 @@ def test_a_relay_ends_with_the_writers_release(own_watch: Watch) -> None:
         until_s = time.monotonic() + 1.0
         while time.monotonic() < until_s:
             assert peer.writer_status(info.stream_id).remaining_lease_ms == 0
+
+
+# --- who asks for more than can be read -----------------------------------------------------------
+
+
+def test_who_reads_all_and_more_does_not_hold_up_writers(tmp_path: Path) -> None:
+    """All of it comes at once, before anything of it is answered, and no answer is taken."""
+    with DevNodes(tmp_path, 1) as nodes, Peer(nodes.addresses[0]) as peer:
+        claimed = peer.claim(peer.create("/read"), lease_ms=60_000)
+        batch = make_batch(claimed.writer, claimed.tail, *[bytes(60_000)] * 30)
+        assert peer.put(claimed, 1, claimed.tail, batch).code == Code.OK
+        tail = batch.last
+        assert peer.put(claimed, 2, tail, None).code == Code.OK
+        with Peer(nodes.addresses[0]) as greedy:
+            read = frame.encode_head(Read(claimed.stream_id, 1, FETCH_BYTES_MAX, 0, 0, 0), 1)
+            sender = threading.Thread(target=greedy.send_bytes, args=(100_000 * read,))
+            sender.start()
+            slowest_s = 0.0
+            for transmission in range(3, 30):
+                batch = make_batch(claimed.writer, tail, b"put")
+                put_s = time.monotonic()
+                assert peer.put(claimed, transmission, tail, batch).code == Code.OK
+                slowest_s = max(slowest_s, time.monotonic() - put_s)
+                tail = batch.last
+        sender.join()
+        assert slowest_s < READ_STALL_S_MAX
 
 
 # --- memory ---------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import os
 import time
 from typing import TYPE_CHECKING, cast
 
-from walle import frame, record
+from walle import frame, record, sockets
 from walle.config import parse_address
 from walle.core.connection import Connection
 from walle.errors import (
@@ -19,6 +19,7 @@ from walle.errors import (
     error_for,
 )
 from walle.ids import NO_IDENTITY
+from walle.limits import CONNECT_MS_MAX
 from walle.messages import PROTOCOL_VERSION, ROLE_CLIENT, Failure, Hello, Welcome
 from walle.record import Bytes
 
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
     from walle.messages import Message
     from walle.record import Batch
 
-CONNECT_S = 3.0
+CONNECT_S = CONNECT_MS_MAX / 1000
+WELCOME_S = 3.0
 CLOSE_S = 0.5
 UNSENT_BYTES_MAX = 1024 * 1024
 
@@ -122,6 +124,7 @@ class Session(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
         self._transport.set_write_buffer_limits(high=UNSENT_BYTES_MAX)
+        sockets.set_up(transport.get_extra_info("socket"))
 
     def pause_writing(self) -> None:
         self.on_pause(True)
@@ -218,7 +221,7 @@ async def open_session(address: str, cluster_id: bytes = NO_IDENTITY) -> Session
         raise Unavailable(f"nobody answers at {address}: {reason}") from error
     hello = Hello(PROTOCOL_VERSION, ROLE_CLIENT, cluster_id, "", NO_IDENTITY)
     try:
-        welcome, _ = await session.request(hello, CONNECT_S)
+        welcome, _ = await session.request(hello, WELCOME_S)
     except BaseException:
         await session.close()
         raise

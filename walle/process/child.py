@@ -3,9 +3,10 @@
 A process ends with an exit status that says what its supervisor can do about it (sysexits.h):
 
     0   it was asked to stop, and has stopped in good order
-    65  EX_DATAERR   stored bytes cannot be trusted: starting again does not help
+    65  EX_DATAERR   the journal cannot be trusted: starting again does not help
     70  EX_SOFTWARE  a broken invariant or another bug: start the node afresh from disk
-    74  EX_IOERR     a write or a sync failed: start afresh; what was not synced is read again
+    74  EX_IOERR     a write or a sync failed, or entries that were good at the start are damaged:
+                     start afresh; what is on the disk is read again, and damage is dealt with
     78  EX_CONFIG    a setting is wrong: starting again does not help
 """
 
@@ -49,6 +50,10 @@ HOPELESS = frozenset({EX_DATAERR, EX_CONFIG})
 log = logging.getLogger("walle")
 
 
+class UntrustedError(Exception):
+    """The data directory cannot be opened, and starting again does not help."""
+
+
 def fork_child(node: str, role: str, work: Callable[[], None]) -> int:
     """Forks a process that does `work` and ends; returns its id.
 
@@ -83,9 +88,12 @@ def _run(work: Callable[[], None]) -> int:
     except ConfigError as error:
         log.critical("%s", error)
         return EX_CONFIG
-    except CorruptionError as error:
+    except UntrustedError as error:
         log.critical("%s", error)
         return EX_DATAERR
+    except CorruptionError as error:
+        log.critical("damage was found while the node ran, which stops: %s", error)
+        return EX_IOERR
     except OSError:
         log.critical("an operation of the system failed: the node stops", exc_info=True)
         return EX_IOERR
@@ -121,7 +129,11 @@ def run_storage(region: Region, config: NodeConfig) -> None:
     """The storage process."""
     region.counters[PID_STORAGE] = os.getpid()
     loop = Loop(region.storage_bell)
-    store = Store(config.data, RealFiles())
+    try:
+        store = Store(config.data, RealFiles())
+    except CorruptionError as error:
+        # Of streams' entries nothing is that bad: recovery gives up what is damaged of them.
+        raise UntrustedError(str(error)) from error
     for finding in store.findings:
         log.warning("%s", finding)
     storage = Storage(loop, region, store)

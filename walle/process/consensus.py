@@ -106,14 +106,16 @@ class Consensus:
     def do_work(self) -> int:
         """One pass: all that has arrived, then the alarms that are due, then the effects."""
         region = self._region
-        self._set_time()
         requests = region.requests.consume()
+        results = region.results.consume()
+        # Not before: this process may be paused between any two steps, and a lease must not be
+        # renewed as of a time at which the heartbeat had not come yet.
+        self._set_time()
         for view in requests:
             if view[0] == mail.ARRIVED:
                 self._on_arrived(mail.unpack_arrived(view, region.arena))
             else:
                 self._on_closed(mail.unpack_closed(view))
-        results = region.results.consume()
         for view in results:
             self._on_result(mail.unpack_mail(view))
         work = len(requests) + len(results)
@@ -185,6 +187,7 @@ class Consensus:
     def _on_closed(self, session: int) -> None:
         self._open_sessions.discard(session)
         self.node.close_session(session)
+        self._to_storage(orders.pack_ended(session))
 
     def _on_result(self, result: Mail) -> None:
         """A message of this node to itself that went by way of storage."""
@@ -215,7 +218,7 @@ class Consensus:
             parts = orders.pack_order(
                 self._sequence, action, inline=inline, to_frame=self._to_frame
             )
-            self._loop.write(region.orders, region.storage_bell, parts)
+            self._to_storage(parts)
         for send in sends:
             destination, head = self._to_frame(send)
             self._mail_frame(destination, head, send.batch)
@@ -260,6 +263,9 @@ class Consensus:
 
     def _to_network(self, parts: list[Any]) -> None:
         self._loop.write(self._region.outgoing, self._region.network_bell, parts)
+
+    def _to_storage(self, parts: list[Any]) -> None:
+        self._loop.write(self._region.orders, self._region.storage_bell, parts)
 
     def _tell_peers(self) -> None:
         """Tells the network which nodes to be connected with, when that has changed."""

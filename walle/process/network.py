@@ -10,29 +10,35 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 import time
 from collections import deque
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from walle import frame, record
-from walle.core.connection import Connection
+from walle import frame, record, sockets
+from walle.core.connection import HELLO, Connection
 from walle.errors import Code, CorruptionError, RemoteProtocolError
 from walle.limits import (
+    CONNECT_MS_MAX,
     FRAME_MS_MAX,
+    FRAME_RECORDS_COUNT_MAX,
     HANDSHAKE_MS_MAX,
+    HANDSHAKES_COUNT_MAX,
+    NODE_SESSIONS_COUNT_MAX,
     SESSION_BEHIND_BYTES,
     SESSION_UNSENT_BYTES_MAX,
     SESSIONS_COUNT_MAX,
     UNFINISHED_BYTES_MAX,
     UNSENT_BYTES_MAX,
 )
-from walle.messages import Failure
+from walle.messages import ROLE_NODE, Failure, Hello
 from walle.process import mail
 from walle.process.arena import Arena, Inbox
 from walle.process.mail import ArenaPayload, Destination, Place
 
 if TYPE_CHECKING:
+    import socket
+    from collections.abc import Coroutine
+
     from walle.core.connection import Frame
     from walle.native import Buffer
     from walle.ring.bell import Bell
@@ -89,9 +95,7 @@ class Session(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
         self.transport.set_write_buffer_limits(high=SESSION_BEHIND_BYTES)
-        sock = transport.get_extra_info("socket")
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        sockets.set_up(transport.get_extra_info("socket"))
         self._network.session_made(self)
 
     def pause(self, *, is_paused: bool) -> None:
@@ -113,6 +117,10 @@ class Session(asyncio.BufferedProtocol):
         handled = 0
         try:
             for each in self._connection.frames(data):
+                if each.type == HELLO and not self._network.admit(self, each.message()[1]):
+                    self._inbox.handled(len(data))
+                    self.fail(Code.BUSY, f"this node has {SESSIONS_COUNT_MAX} clients already")
+                    return
                 self._frame_arrived(each, handled)
                 handled = each.end
             self._wanted = self._connection.wanted(data[handled:])
@@ -131,6 +139,11 @@ class Session(asyncio.BufferedProtocol):
             place = self._inbox.place(start + len(arrived.head), len(arrived.records))
             payload = ArenaPayload(self._network.arena.memory, place)
             batch = record.check(payload, where="the frame's records")
+            if batch.count > FRAME_RECORDS_COUNT_MAX:
+                raise RemoteProtocolError(
+                    f"a frame of {batch.count} records; at most {FRAME_RECORDS_COUNT_MAX} are "
+                    "allowed"
+                )
             self._network.arena.hold(place)
         self._network.pass_on(mail.pack_arrived(self.source, arrived.head, batch))
 
@@ -189,7 +202,7 @@ class Link:
         self.session: Session | None = None
         self._network = network
         self._hello = hello
-        self._task = asyncio.get_running_loop().create_task(self._run())
+        self._task = run_task(self._run())
 
     def stop(self) -> None:
         self._task.cancel()
@@ -207,18 +220,20 @@ class Link:
         loop = asyncio.get_running_loop()
         while True:
             try:
-                _, session = await loop.create_connection(
-                    self._make_session, host.strip("[]"), int(port)
-                )
-            except OSError as error:
+                async with asyncio.timeout(CONNECT_MS_MAX / 1000):
+                    _, session = await loop.create_connection(
+                        self._make_session, host.strip("[]"), int(port)
+                    )
+            except (OSError, UnicodeError) as error:  # a timeout, too; what is no host's name
                 log.debug("%s at %s: %s", self.peer.node_id, self.peer.address, error)
             else:
                 self.session = session
+                made_s = time.monotonic()
                 session.send(self._hello)
                 session.flush()
                 await session.closed.wait()
                 self.session = None
-                if session.is_open:
+                if time.monotonic() - made_s > RECONNECT_S_MAX:  # else it may have been refused
                     pause_s = RECONNECT_S_MIN
             await asyncio.sleep(pause_s)
             pause_s = min(pause_s * 2, RECONNECT_S_MAX)
@@ -231,20 +246,40 @@ class Network:
         self.arena = Arena(region.arena)
         self._region = region
         self._sessions: dict[int, Session] = {}
+        # Each of them is in one of these, the oldest first.
+        self._greeting: dict[Session, None] = {}
+        self._clients: dict[Session, None] = {}
+        self._nodes: dict[Session, None] = {}
         self._links: dict[int, Link] = {}
         self._next_session = 1
         self._backlog: deque[list[Buffer]] = deque()
         self._behind: set[Session] = set()
         self._is_paused = False
         self._needs_publish = False
+        self._error: BaseException | None = None
 
     async def run(self, listener: socket.socket, stop: asyncio.Event) -> None:
-        """Serves until `stop` is set."""
+        """Serves until `stop` is set.
+
+        Raises:
+            Exception: whatever a callback or a task has raised. asyncio would only log that, and
+                what is left of the process would go on.
+        """
         loop = asyncio.get_running_loop()
+
+        def on_exception(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+            error = context.get("exception")
+            if error is None or isinstance(error, OSError):  # such as too many open files
+                loop.default_exception_handler(context)
+                return
+            self._error = self._error or error
+            stop.set()
+
+        loop.set_exception_handler(on_exception)
         loop.add_reader(self._region.network_bell.fd, self._on_bell)
         server = await loop.create_server(self._accept, sock=listener, backlog=BACKLOG)
         self._on_bell()
-        sweeper = loop.create_task(self._sweep())
+        sweeper = run_task(self._sweep())
         await stop.wait()
         server.close()
         sweeper.cancel()
@@ -254,11 +289,14 @@ class Network:
             if session.transport is not None:
                 session.transport.close()
         loop.remove_reader(self._region.network_bell.fd)
+        if self._error is not None:
+            raise self._error
 
     def describe(self, session: Session) -> str:
         """Whom the session is with, for the log."""
         if session.source.kind == mail.PEER:
-            return f"node {self._links[session.source.number].peer.node_id}"
+            link = self._links.get(session.source.number)
+            return f"node {link.peer.node_id}" if link is not None else "a node of the past"
         peer = session.transport.get_extra_info("peername") if session.transport else None
         return f"session {session.source.number} from {peer}"
 
@@ -274,10 +312,26 @@ class Network:
             session.pause(is_paused=True)
         if session.source.kind != mail.SESSION:
             return
-        if len(self._sessions) >= SESSIONS_COUNT_MAX:
-            session.fail(Code.BUSY, f"this node has {SESSIONS_COUNT_MAX} sessions already")
-            return
+        _make_room(self._greeting, HANDSHAKES_COUNT_MAX, "too many connect at once")
         self._sessions[session.source.number] = session
+        self._greeting[session] = None
+
+    def admit(self, session: Session, hello: Hello) -> bool:
+        """Whether there is a place for whoever said that.
+
+        Clients cannot take the places of nodes, nor can those who connect and say nothing.
+        """
+        self._greeting.pop(session, None)
+        if hello.role == ROLE_NODE:
+            # A node connects again when a connection is lost, so the oldest is the likeliest to
+            # be left over.
+            _make_room(self._nodes, NODE_SESSIONS_COUNT_MAX, "too many nodes are connected")
+            self._nodes[session] = None
+            return True
+        if len(self._clients) >= SESSIONS_COUNT_MAX:
+            return False
+        self._clients[session] = None
+        return True
 
     def session_behind(self, session: Session) -> None:
         """A client reads more slowly than it is answered; with too much unsent in all, those who
@@ -302,6 +356,8 @@ class Network:
 
     def session_lost(self, session: Session, error: Exception | None) -> None:
         self._behind.discard(session)
+        for each in (self._greeting, self._clients, self._nodes):
+            each.pop(session, None)
         number = session.source.number
         if self._sessions.get(number) is session:  # links to nodes have numbers of their own
             del self._sessions[number]
@@ -326,8 +382,14 @@ class Network:
     # --- to consensus -----------------------------------------------------------------------------
 
     def pass_on(self, parts: list[Buffer]) -> None:
-        """Puts a message into the ring to consensus, or keeps it until there is room."""
+        """Puts a message into the ring to consensus, or keeps it until there is room.
+
+        What is kept is no more than what one socket gave at once, and the ends of sessions: while
+        anything is kept, no socket is read.
+        """
         if self._backlog or not self._region.requests.try_write(*parts):
+            if not self._backlog:  # asks for the bell once there is room
+                asyncio.get_running_loop().call_soon(self._on_bell)
             self._backlog.append([bytes(part) for part in parts])
         self._needs_publish = True
 
@@ -425,6 +487,26 @@ class Network:
         for link in self._links.values():
             link.stop()
         self._links = {peer.number: Link(self, peer, peers.hello) for peer in peers.peers}
+
+
+def run_task(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    """A task whose error is the loop's to handle at once; else it waits for somebody to ask."""
+
+    def on_done(task: asyncio.Task[None]) -> None:
+        if not task.cancelled():
+            task.result()
+
+    task = asyncio.get_running_loop().create_task(work)
+    task.add_done_callback(on_done)
+    return task
+
+
+def _make_room(sessions: dict[Session, None], count_max: int, text: str) -> None:
+    """For one more; the oldest must go if there are too many."""
+    while len(sessions) >= count_max:
+        oldest = next(iter(sessions))
+        del sessions[oldest]
+        oldest.fail(Code.BUSY, text)
 
 
 def _size(parts: list[Buffer]) -> int:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from walle.native import Buffer
 
 ORDER = 20  # consensus to storage
+ENDED = 21  # consensus to storage: nobody waits for that session's reads any more
 RECOVERED = 30  # storage to consensus, at the start
 
 # --- consensus to storage -------------------------------------------------------------------------
@@ -36,6 +37,7 @@ _ORDER = struct.Struct("=BQB")
 _ENTRIES = struct.Struct("=QIQQQQ")
 _READ = struct.Struct("=QQQIBQB")
 _SEND = struct.Struct("=BQ")
+_ENDED = struct.Struct("=BQ")
 
 _PLAIN = (
     effects.SetCluster,
@@ -137,6 +139,15 @@ def unpack_order(view: memoryview, arena: memoryview) -> Order:
 def _unpack_send(view: memoryview, offset: int) -> Send:
     to = Destination(*_SEND.unpack_from(view, offset))
     return Send(to, 0, bytes(view[offset + _SEND.size :]))  # type: ignore[arg-type]
+
+
+def pack_ended(session: int) -> list[Buffer]:
+    return [_ENDED.pack(ENDED, session)]
+
+
+def unpack_ended(view: memoryview) -> int:
+    session: int = _ENDED.unpack_from(view)[1]
+    return session
 
 
 # --- storage to consensus, at the start -----------------------------------------------------------

@@ -2,6 +2,12 @@
 
 It takes all orders that wait, carries them out, makes them durable by one round of syncs, and only
 then hands on the messages that were ordered among them. It does not understand those messages.
+
+Reads wait until a round is done, and between two rounds only so much is read: no reader holds up
+the writers. A read therefore sees all that was executed before it was ordered, and perhaps more.
+What is committed stays as it is, so that makes no difference to a client, whose reads end at the
+commit point. A Fetch may get other records above the commit point than there were when it was
+ordered, or none: the node that asked checks by their chains whether they are those that it wants.
 """
 
 from __future__ import annotations
@@ -14,9 +20,17 @@ from walle import frame
 from walle.core import effects
 from walle.core.timers import NEVER
 from walle.errors import Code, CorruptionError
+from walle.limits import (
+    FRAME_BYTES_MAX,
+    READ_COST_BYTES,
+    READ_ROUND_BYTES,
+    READS_QUEUED_SESSION_MAX,
+    RING_MESSAGE_BYTES,
+)
 from walle.messages import Failure
 from walle.process import mail, orders
-from walle.process.mail import ArenaPayload
+from walle.process.mail import ArenaPayload, Destination
+from walle.process.reads import Reads
 from walle.ring.region import SYNCED
 
 if TYPE_CHECKING:
@@ -35,23 +49,25 @@ class Storage:
         self._loop = loop
         self._region = region
         self._store = store
+        self._reads = Reads()
         self._to_consensus: deque[list[Any]] = deque(orders.pack_recovered(store.recovered()))
 
     def do_work(self) -> int:
-        """One round: all orders that wait."""
+        """One round: all orders that wait. Then some of the reads."""
         region = self._region
         views = region.orders.consume()
         if views:
             self._carry_out(views)
             if region.orders.release():
                 region.consensus_bell.ring()
-        self._tell_consensus()
-        if region.durable.publish():
-            region.network_bell.ring()
-        return len(views)
+        self._publish()
+        return len(views) + self._read_some()
 
     def may_sleep(self) -> bool:
-        """Arms the ring of orders, and waits for room for what consensus has not been told."""
+        """Arms the ring of orders, and waits for room for what consensus has not been told, and for
+        what was read."""
+        if self._can_read():
+            return False
         waits = self._to_consensus and self._region.results.arm_producer(
             sum(len(part) for part in self._to_consensus[0])
         )
@@ -63,14 +79,19 @@ class Storage:
 
     def _carry_out(self, views: list[memoryview]) -> None:
         forwards = []
+        refused = []
         places: list[Place] = []
         sequence = 0
         for view in views:
+            if view[0] == orders.ENDED:
+                self._reads.drop(Destination(mail.SESSION, orders.unpack_ended(view)))
+                continue
             sequence, action = orders.unpack_order(view, self._region.arena)
             if isinstance(action, effects.Forward):
                 forwards.append(action.send)
             elif isinstance(action, effects.ReadRecords):
-                self._read(action)
+                if not self._reads.add(_reader_of(action), action):
+                    refused.append(action)
             else:
                 self._store.execute(action)
                 batch = getattr(action, "batch", None)
@@ -78,25 +99,57 @@ class Storage:
                     places.append(batch.payload.place)
         if self._store.is_dirty:
             self._store.sync()
-        self._region.counters[SYNCED] = sequence
+        if sequence:  # an order was among them
+            self._region.counters[SYNCED] = sequence
         for send in forwards:
             self._send(send.to, send.message, [])
+        for read in refused:
+            text = f"{READS_QUEUED_SESSION_MAX} reads wait already, or too many of all sessions"
+            self._fail(read, Code.BUSY, text)
         for place in places:
             self._to_network(mail.pack_release(place))
 
-    def _read(self, read: effects.ReadRecords) -> None:
+    # --- reads ------------------------------------------------------------------------------------
+
+    def _read_some(self) -> int:
+        """Serves as many reads as may delay the next round; returns how many."""
+        count = 0
+        left = READ_ROUND_BYTES
+        while left > 0 and self._can_read():
+            left -= max(self._read(self._reads.take()), READ_COST_BYTES)
+            count += 1
+            self._publish()
+        return count
+
+    def _can_read(self) -> bool:
+        """Whether a read waits and its answer, however large, has room: the process must not wait
+        for readers. If only the room is lacking, the bell rings once it is there."""
+        return (
+            len(self._reads) > 0
+            and not self._to_consensus
+            and not self._region.durable.arm_producer(FRAME_BYTES_MAX + RING_MESSAGE_BYTES)
+        )
+
+    def _read(self, read: effects.ReadRecords) -> int:
+        """Answers a read; returns of how many bytes."""
         head: bytes = read.send.message
         try:
             records = self._store.read(read)
         except CorruptionError as error:
             log.error("a read found damage: %s", error)  # noqa: TRY400 - it says all there is
-            request_id = frame.request_id_of(head)
-            failure = Failure(Code.DAMAGED, f"entry {read.start} is damaged here: {error}")
-            self._send(read.send.to, frame.encode_head(failure, request_id), [])
-            return
+            self._fail(read, Code.DAMAGED, f"entry {read.start} is damaged here: {error}")
+            return 0
+        size = sum(len(part) for part in records)
         if records:
-            head = frame.with_records(head, sum(len(part) for part in records))
+            head = frame.with_records(head, size)
         self._send(read.send.to, head, records)
+        return size
+
+    def _fail(self, read: effects.ReadRecords, code: Code, text: str) -> None:
+        request_id = frame.request_id_of(read.send.message)
+        self._send(read.send.to, frame.encode_head(Failure(code, text), request_id), [])
+
+    # --- what goes out ----------------------------------------------------------------------------
 
     def _send(self, to: Any, head: bytes, records: list[memoryview]) -> None:
         parts = mail.pack_mail(to, head, records=records)
@@ -108,9 +161,19 @@ class Storage:
     def _to_network(self, parts: list[Any]) -> None:
         self._loop.write(self._region.durable, self._region.network_bell, parts)
 
-    def _tell_consensus(self) -> None:
+    def _publish(self) -> None:
+        """Makes visible what was written for the others. What consensus has no room for is kept:
+        it may itself be waiting for room for orders. That is not much, for it is short answers of
+        this node to itself; while any wait, nothing is read."""
         results = self._region.results
         while self._to_consensus and results.try_write(*self._to_consensus[0]):
             self._to_consensus.popleft()
         if results.publish():
             self._region.consensus_bell.ring()
+        if self._region.durable.publish():
+            self._region.network_bell.ring()
+
+
+def _reader_of(read: effects.ReadRecords) -> Destination:
+    to: Any = read.send.to  # what came through the ring is a frame already
+    return Destination(*to)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import mmap
 
-from walle.limits import ARENA_BYTES, RING_CONTROL_BYTES, RING_DATA_BYTES
+from walle.limits import ARENA_BYTES, RING_DATA_BYTES, RING_REQUESTS_BYTES, RING_RESULTS_BYTES
 from walle.ring.bell import Bell
 from walle.ring.spsc import Ring
 
@@ -38,11 +38,11 @@ class Region:
 
     def __init__(self) -> None:
         sizes = {
-            "requests": RING_CONTROL_BYTES,
-            "outgoing": RING_CONTROL_BYTES,
-            "orders": RING_CONTROL_BYTES,
+            "requests": RING_REQUESTS_BYTES,
+            "outgoing": RING_DATA_BYTES,
+            "orders": RING_DATA_BYTES,
             "durable": RING_DATA_BYTES,
-            "results": RING_CONTROL_BYTES,
+            "results": RING_RESULTS_BYTES,
         }
         places = {}
         size = PAGE_BYTES

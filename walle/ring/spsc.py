@@ -186,10 +186,6 @@ class Ring:
         """Consumer. Before it sleeps. Returns whether there is still nothing, so that it may."""
         return bool(_arm_consumer(self._ring, self._consumed))
 
-    def disarm_consumer(self) -> None:
-        """Consumer. It was woken by something else and will look by itself: no bell is needed."""
-        lib.walle_ring_disarm_consumer(self._ring)
-
     def _too_large(self, size: int) -> LocalProtocolError:
         return LocalProtocolError(
             f"a message of {size} bytes; at most {self._size_max} fit this ring"

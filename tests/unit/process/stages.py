@@ -1,0 +1,64 @@
+"""What the tests of the processes put around the one that they look at."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from walle.core.node import Recovered
+from walle.process import mail
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from walle.core.effects import Action, ReadRecords
+    from walle.process.mail import Destination, Mail
+    from walle.ring.bell import Bell
+    from walle.ring.spsc import Ring
+
+
+class Writing:
+    """In place of a process's loop: there must be room, so nobody waits."""
+
+    def write(self, ring: Ring, _bell: Bell, parts: list[Any]) -> None:
+        assert ring.try_write(*parts)
+
+
+class Disk:
+    """In place of the store.
+
+    done: what happened, in order.
+    answer: what a read gives.
+    """
+
+    findings = ()
+
+    def __init__(self, answer: Callable[[ReadRecords], list[memoryview]]) -> None:
+        self.done: list[str] = []
+        self.is_dirty = False
+        self.read = answer
+
+    def recovered(self) -> Recovered:
+        return Recovered()
+
+    def execute(self, action: Action) -> None:
+        self.done.append(type(action).__name__)
+        self.is_dirty = True
+
+    def sync(self) -> None:
+        self.done.append("sync")
+        self.is_dirty = False
+
+    def close(self) -> None:
+        self.done.append("close")
+
+
+def mails(ring: Ring) -> list[tuple[Destination, bytes, int]]:
+    """All mail in the ring: whom it is for, its head, and bytes of records."""
+    found: list[tuple[Destination, bytes, int]] = []
+    while views := ring.consume():
+        for view in views:
+            if view[0] == mail.MAIL:
+                each: Mail = mail.unpack_mail(view)
+                found.append((each.to, bytes(each.head), len(each.records)))
+        ring.release()
+    return found

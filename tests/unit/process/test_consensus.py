@@ -1,0 +1,103 @@
+"""The consensus process: what time it is when something has arrived."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.unit.process.stages import Writing
+from walle import frame
+from walle.config import NodeConfig
+from walle.core.node import Recovered
+from walle.ids import NO_IDENTITY
+from walle.messages import PROTOCOL_VERSION, ROLE_CLIENT, Failure, Hello
+from walle.process import consensus, mail, orders
+from walle.process.consensus import Consensus
+from walle.process.mail import Destination
+from walle.ring.region import Region
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+HELLO = Hello(PROTOCOL_VERSION, ROLE_CLIENT, NO_IDENTITY, "", NO_IDENTITY)
+
+
+class PausedRing:
+    """A ring whose reader is paused for a while just before it looks, as by the system."""
+
+    def __init__(self, ring: Any, clock: Clock, then: Any) -> None:
+        self._ring = ring
+        self._clock = clock
+        self._then = then
+
+    def consume(self) -> list[memoryview]:
+        self._clock.now_ns += 5_000_000_000
+        self._then()
+        views: list[memoryview] = self._ring.consume()
+        return views
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._ring, name)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now_ns = 1_000_000_000
+
+    def read(self) -> int:
+        return self.now_ns
+
+
+@pytest.fixture
+def region() -> Iterator[Region]:
+    made = Region()
+    yield made
+    made.close()
+
+
+def test_the_time_is_never_before_that_at_which_a_message_came(
+    region: Region, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(consensus, "now_ns", clock.read)
+    for parts in orders.pack_recovered(Recovered()):
+        assert region.results.try_write(*parts)
+    region.results.publish()
+    loop: Any = Writing()
+    config = NodeConfig("n1", "127.0.0.1:1", tmp_path, {"n1": "127.0.0.1:1"})
+    running = Consensus(loop, region, config, bytes(16))
+    came_ns: list[int] = []
+    seen_ns: list[int] = []
+
+    def come() -> None:
+        head = memoryview(frame.encode_head(HELLO, 1))
+        parts = mail.pack_arrived(Destination(mail.SESSION, 1), head, None)
+        assert region.requests.try_write(*parts)
+        region.requests.publish()
+        came_ns.append(clock.now_ns)
+
+    def open_session(_session: int, _hello: Hello) -> Failure:
+        seen_ns.append(running.node.context.now_ns)
+        return Failure(1, "")
+
+    monkeypatch.setattr(running.node, "open_session", open_session)
+    ring: Any = PausedRing(region.requests, clock, come)
+    monkeypatch.setattr(region, "requests", ring)
+    running.do_work()
+    assert seen_ns == came_ns
+
+
+def test_storage_hears_of_the_end_of_a_session(region: Region, tmp_path: Path) -> None:
+    for parts in orders.pack_recovered(Recovered()):
+        assert region.results.try_write(*parts)
+    region.results.publish()
+    loop: Any = Writing()
+    config = NodeConfig("n1", "127.0.0.1:1", tmp_path, {"n1": "127.0.0.1:1"})
+    running = Consensus(loop, region, config, bytes(16))
+    assert region.requests.try_write(*mail.pack_closed(7))
+    region.requests.publish()
+    running.do_work()
+    ended = [orders.unpack_ended(view) for view in region.orders.consume()]
+    assert ended == [7]

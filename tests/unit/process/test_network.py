@@ -1,0 +1,310 @@
+"""The network process on real sockets: who gets a place, who is given up, what ends it."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.unit.making import W1, entries
+from walle import frame
+from walle.errors import Code, InvariantError
+from walle.ids import NO_IDENTITY, ORIGIN
+from walle.limits import FRAME_BYTES_MAX, FRAME_RECORDS_COUNT_MAX, KEEPALIVE_COUNT
+from walle.messages import PROTOCOL_VERSION, ROLE_CLIENT, ROLE_NODE, Failure, Hello, Put
+from walle.process import mail, network
+from walle.process.network import Network
+from walle.ring.region import Region
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
+
+    from walle.record import Batch
+
+SOON_S = 5.0
+CLIENT = Hello(PROTOCOL_VERSION, ROLE_CLIENT, NO_IDENTITY, "", NO_IDENTITY)
+NODE = Hello(PROTOCOL_VERSION, ROLE_NODE, NO_IDENTITY, "n2", NO_IDENTITY)
+
+
+@pytest.fixture
+def region() -> Iterator[Region]:
+    made = Region()
+    yield made
+    made.close()
+
+
+class Serving:
+    """A network process's work, within the test's own process."""
+
+    def __init__(self, region: Region, address: tuple[str, int]) -> None:
+        self.region = region
+        self.network = Network(region)
+        self.address = address
+        self.stop = asyncio.Event()
+        self._writers: list[asyncio.StreamWriter] = []
+
+    async def connect(self, hello: Hello | None) -> asyncio.StreamReader:
+        """Connects, and says that."""
+        reader, writer = await asyncio.open_connection(*self.address)
+        self._writers.append(writer)
+        if hello is not None:
+            self.write(frame.encode_head(hello, 1))
+        return reader
+
+    def write(self, data: bytes) -> None:
+        """On the connection that was made last."""
+        self._writers[-1].write(data)
+
+    def close(self) -> None:
+        for writer in self._writers:
+            writer.transport.abort()
+
+    async def arrived(self, count: int) -> list[mail.Arrived]:
+        """So many frames, as consensus gets them; they are given back at once."""
+        found: list[mail.Arrived] = []
+        async with asyncio.timeout(SOON_S):
+            while len(found) < count:
+                for view in self.region.requests.consume():
+                    if view[0] == mail.ARRIVED:
+                        copy = memoryview(bytes(view))
+                        found.append(mail.unpack_arrived(copy, self.region.arena))
+                if self.region.requests.release():
+                    self.region.network_bell.ring()
+                await asyncio.sleep(0.005)
+        assert len(found) == count
+        return found
+
+
+@asynccontextmanager
+async def serving(region: Region) -> AsyncIterator[Serving]:
+    listener = socket.create_server(("127.0.0.1", 0))
+    listener.setblocking(False)
+    served = Serving(region, listener.getsockname())
+    task = asyncio.create_task(served.network.run(listener, served.stop))
+    try:
+        yield served
+    finally:
+        served.close()
+        served.stop.set()
+        await task
+        await asyncio.sleep(0.01)
+
+
+async def eventually(condition: Callable[[], Any]) -> Any:
+    """What the condition gives once that is true."""
+    async with asyncio.timeout(SOON_S):
+        while True:
+            found = condition()
+            if found:
+                return found
+            await asyncio.sleep(0.005)
+
+
+async def failure_of(reader: asyncio.StreamReader) -> Failure:
+    """What it was told before the connection was closed."""
+    async with asyncio.timeout(SOON_S):
+        _, message = frame.decode_head(await reader.read())
+    assert isinstance(message, Failure)
+    return message
+
+
+# --- places ---------------------------------------------------------------------------------------
+
+
+def test_clients_do_not_take_the_places_of_nodes(
+    region: Region, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(network, "SESSIONS_COUNT_MAX", 3)
+
+    async def run() -> None:
+        async with serving(region) as served:
+            for _ in range(3):
+                await served.connect(CLIENT)
+            await served.arrived(3)
+            assert (await failure_of(await served.connect(CLIENT))).code == Code.BUSY
+            await served.connect(NODE)
+            (arrived,) = await served.arrived(1)
+            assert frame.decode_head(arrived.head)[1] == NODE
+
+    asyncio.run(run())
+
+
+def test_a_place_is_free_again_when_a_client_has_gone(
+    region: Region, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(network, "SESSIONS_COUNT_MAX", 1)
+
+    async def run() -> None:
+        async with serving(region) as served:
+            await served.connect(CLIENT)
+            await served.arrived(1)
+            served.close()
+            await eventually(lambda: not served.network._clients)
+            await served.connect(CLIENT)
+            await served.arrived(1)
+
+    asyncio.run(run())
+
+
+def test_who_connects_and_says_nothing_makes_room_for_who_says_hello(
+    region: Region, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(network, "HANDSHAKES_COUNT_MAX", 2)
+
+    async def run() -> None:
+        async with serving(region) as served:
+            silent = [await served.connect(None) for _ in range(2)]
+            await served.connect(NODE)
+            await served.arrived(1)
+            assert (await failure_of(silent[0])).code == Code.BUSY
+
+    asyncio.run(run())
+
+
+def test_a_node_that_connects_again_gets_the_place_of_the_oldest(
+    region: Region, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(network, "NODE_SESSIONS_COUNT_MAX", 2)
+
+    async def run() -> None:
+        async with serving(region) as served:
+            first = await served.connect(NODE)
+            await served.arrived(1)
+            for _ in range(2):
+                await served.connect(NODE)
+                await served.arrived(1)
+            assert (await failure_of(first)).code == Code.BUSY
+
+    asyncio.run(run())
+
+
+# --- frames ---------------------------------------------------------------------------------------
+
+
+def put_of(batch: Batch) -> bytes:
+    put = Put(2, 1, W1, 1, ORIGIN, 1)
+    return frame.encode_head(put, 2, batch.payload.size) + bytes(batch.payload.view())
+
+
+def test_a_frame_of_too_many_records_is_refused(region: Region) -> None:
+    async def run() -> None:
+        async with serving(region) as served:
+            reader = await served.connect(CLIENT)
+            served.write(put_of(entries(FRAME_RECORDS_COUNT_MAX + 1, data=b"")))
+            failure = await failure_of(reader)
+            assert failure.code == Code.BAD_REQUEST
+            assert f"{FRAME_RECORDS_COUNT_MAX + 1} records" in failure.text
+
+    asyncio.run(run())
+
+
+def test_frames_that_find_no_room_are_passed_on_once_there_is_some(region: Region) -> None:
+    """Nobody rings the bell but whoever makes room: no answers are on their way."""
+    batch = entries(FRAME_RECORDS_COUNT_MAX, data=b"")
+    assert batch.payload.size < FRAME_BYTES_MAX
+
+    async def run() -> None:
+        async with serving(region) as served:
+            await served.connect(CLIENT)
+            await served.arrived(1)
+            for _ in range(40):
+                served.write(put_of(batch))
+            await eventually(lambda: served.network._backlog)
+            await asyncio.sleep(0.1)
+            await served.arrived(40)
+
+    asyncio.run(run())
+
+
+# --- what is given up -----------------------------------------------------------------------------
+
+
+def test_both_ends_look_whether_the_other_is_there(region: Region) -> None:
+    async def run() -> None:
+        async with serving(region) as served:
+            listener = socket.create_server(("127.0.0.1", 0))
+            host, port = listener.getsockname()
+            peers = mail.Peers(b"hello", (mail.Peer(1, "n2", f"{host}:{port}"),))
+            assert region.outgoing.try_write(*mail.pack_peers(peers))
+            region.outgoing.publish()
+            region.network_bell.ring()
+            await served.connect(CLIENT)
+            await served.arrived(1)
+            made: Any = await eventually(
+                lambda: [link.session for link in served.network._links.values() if link.session]
+            )
+            for session in (*made, *served.network._clients):
+                assert session.transport is not None
+                sock = session.transport.get_extra_info("socket")
+                assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+                options = [
+                    (socket.TCP_NODELAY, 1),
+                    (socket.TCP_KEEPIDLE, 5),
+                    (socket.TCP_KEEPINTVL, 2),
+                    (socket.TCP_KEEPCNT, KEEPALIVE_COUNT),
+                    (socket.TCP_USER_TIMEOUT, 10_000),
+                ]
+                for option, value in options:
+                    assert sock.getsockopt(socket.IPPROTO_TCP, option) == value
+            listener.close()
+
+    asyncio.run(run())
+
+
+def test_a_connection_that_does_not_come_about_is_tried_again(
+    region: Region, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(network, "CONNECT_MS_MAX", 20)
+    attempts = asyncio.Queue[int]()
+
+    async def never(*_: Any, **__: Any) -> None:
+        attempts.put_nowait(1)
+        await asyncio.Event().wait()
+
+    async def run() -> None:
+        async with serving(region) as served:
+            monkeypatch.setattr(asyncio.get_running_loop(), "create_connection", never)
+            served.network._connect(mail.Peers(b"", (mail.Peer(1, "n2", "127.0.0.1:1"),)))
+            async with asyncio.timeout(SOON_S):
+                for _ in range(3):
+                    await attempts.get()
+
+    asyncio.run(run())
+
+
+# --- the end --------------------------------------------------------------------------------------
+
+
+def test_an_error_in_a_callback_ends_the_process(
+    region: Region, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """asyncio would log it and go on with what is left."""
+
+    def fail(*_: Any) -> None:
+        raise InvariantError("cannot be")
+
+    async def run() -> None:
+        async with serving(region) as served:
+            monkeypatch.setattr(served.network, "pass_on", fail)
+            await served.connect(CLIENT)
+            async with asyncio.timeout(SOON_S):
+                await served.stop.wait()
+
+    with pytest.raises(InvariantError, match="cannot be"):
+        asyncio.run(run())
+
+
+def test_an_error_in_a_task_ends_the_process(
+    region: Region, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def run() -> None:
+        async with serving(region) as served:
+            served.network._connect(mail.Peers(b"", (mail.Peer(1, "n2", "no port"),)))
+            async with asyncio.timeout(SOON_S):
+                await served.stop.wait()
+
+    with pytest.raises(ValueError, match="invalid literal"):
+        asyncio.run(run())

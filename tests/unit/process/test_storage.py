@@ -1,0 +1,189 @@
+"""The storage process's rounds: no reader holds up what is written."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
+
+import pytest
+
+from tests.unit.process.stages import Disk, Writing, mails
+from walle import frame
+from walle.core import effects
+from walle.core.effects import ReadRecords, Send
+from walle.errors import Code
+from walle.ids import NO_WRITER, ORIGIN
+from walle.limits import FETCH_BYTES_MAX, READ_ROUND_BYTES, READS_QUEUED_SESSION_MAX
+from walle.messages import Failure, FetchReply, PutReply
+from walle.process import mail, orders
+from walle.process.mail import Destination
+from walle.process.storage import Storage
+from walle.ring.region import SYNCED, Region
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+READER = Destination(mail.SESSION, 7)
+WRITER = Destination(mail.SESSION, 8)
+ITSELF = Destination(mail.SELF, 0)
+RECORDS = memoryview(bytes(FETCH_BYTES_MAX))
+SET = effects.SetAccepted(2, NO_WRITER)
+
+
+class Stage:
+    """The storage process between its rings, with a disk that gives as much as is asked for."""
+
+    def __init__(self) -> None:
+        self.region = Region()
+        self.disk = Disk(lambda read: [RECORDS[: read.bytes_max]])
+        loop: Any = Writing()
+        store: Any = self.disk
+        self.storage = Storage(loop, self.region, store)
+        self._loop = loop
+        self._sequence = 0
+
+    def order(self, action: effects.Action, to: Destination = READER) -> None:
+        """Puts an order into the ring; what it sends goes to `to`."""
+        if not isinstance(action, effects.UNSYNCED):
+            self._sequence += 1
+
+        def to_frame(send: Send) -> tuple[Destination, bytes]:
+            return to, frame.encode_head(send.message, send.request_id)
+
+        parts = orders.pack_order(self._sequence, action, inline=False, to_frame=to_frame)
+        self.write(parts)
+
+    def write(self, parts: list[Any]) -> None:
+        self._loop.write(self.region.orders, self.region.storage_bell, parts)
+        self.region.orders.publish()
+
+    def read(self, number: int, to: Destination = READER, size: int = FETCH_BYTES_MAX) -> None:
+        send = Send("", number, FetchReply(2, 1))
+        self.order(ReadRecords(2, 1, 9, size, after=None, aside=False, send=send), to)
+
+    def answer(self, number: int, to: Destination = WRITER) -> None:
+        reply = PutReply(2, Code.OK, 1, NO_WRITER, 1, ORIGIN, ORIGIN, "")
+        self.order(effects.Forward(Send("", number, reply)), to)
+
+    def sent(self) -> list[tuple[int, int]]:
+        """What the network gets: request ids, and bytes of records."""
+        return [(frame.request_id_of(head), size) for _, head, size in mails(self.region.durable)]
+
+
+@pytest.fixture
+def stage() -> Iterator[Stage]:
+    made = Stage()
+    made.storage.do_work()
+    mails(made.region.results)
+    yield made
+    made.region.close()
+
+
+def test_a_read_waits_for_the_syncs_and_answers_of_its_round(stage: Stage) -> None:
+    def answer(read: ReadRecords) -> list[memoryview]:
+        stage.disk.done.append("read")
+        return [RECORDS[:8]]
+
+    stage.disk.read = answer
+    stage.order(SET)
+    stage.read(1)
+    stage.order(SET)
+    stage.answer(2)
+    stage.storage.do_work()
+    assert stage.disk.done == ["SetAccepted", "SetAccepted", "sync", "read"]
+    assert stage.sent() == [(2, 0), (1, 8)]
+
+
+def test_only_so_much_is_read_between_two_rounds(stage: Stage) -> None:
+    for number in range(1, 11):
+        stage.read(number)
+    stage.storage.do_work()
+    at_once = READ_ROUND_BYTES // FETCH_BYTES_MAX
+    assert [number for number, _ in stage.sent()] == list(range(1, at_once + 1))
+    stage.answer(99)
+    stage.storage.do_work()
+    assert stage.sent()[0] == (99, 0), "an answer goes before the reads that wait"
+    assert not stage.storage.may_sleep()
+    while stage.storage.do_work():
+        stage.sent()
+    assert stage.storage.may_sleep()
+
+
+def test_small_reads_are_bounded_too(stage: Stage) -> None:
+    for number in range(1, 201):
+        stage.read(number, size=8)
+    stage.storage.do_work()
+    assert 10 < len(stage.sent()) < 100
+
+
+def test_a_session_that_asks_for_too_much_is_told_to_repeat(stage: Stage) -> None:
+    many = READS_QUEUED_SESSION_MAX + 3
+    for number in range(1, many + 1):
+        stage.read(number, size=0)
+    stage.read(1_000, WRITER, size=8)
+    refused = []
+    read = []
+    while stage.storage.do_work():
+        for to, head, size in mails(stage.region.durable):
+            request_id, message = frame.decode_head(head)
+            if isinstance(message, Failure):
+                assert (to, message.code, size) == (READER, Code.BUSY, 0)
+                refused.append(request_id)
+            else:
+                read.append(request_id)
+    assert refused == [many - 2, many - 1, many]
+    assert read.index(1_000) <= 1, "another session waits for one of its reads, not for all"
+    assert len(read) == READS_QUEUED_SESSION_MAX + 1
+
+
+def test_reads_wait_for_the_network_without_holding_up_writers(stage: Stage) -> None:
+    for number in range(1, 101):
+        stage.read(number)
+    while stage.storage.do_work():
+        pass
+    assert stage.storage.may_sleep(), "there is no room, so the bell will ring"
+    stage.order(SET)
+    stage.answer(999)
+    stage.storage.do_work()
+    assert stage.disk.done[-1] == "sync"
+    durable = stage.region.durable
+    durable.consume(READ_ROUND_BYTES * 4)
+    assert durable.release(), "the bell must ring"
+    assert stage.storage.do_work()
+    numbers = []
+    while True:
+        numbers += [number for number, _ in stage.sent()]
+        if not stage.storage.do_work():
+            break
+    assert 999 in numbers
+    assert numbers[-1] == 100
+
+
+def test_nothing_is_read_while_consensus_has_no_room(stage: Stage) -> None:
+    for number in range(1, 101):
+        stage.read(number, ITSELF)
+    while stage.storage.do_work():
+        pass
+    assert len(stage.storage._to_consensus) == 1, "what is kept does not grow"
+    assert stage.storage.may_sleep()
+    got = 0
+    while found := len(mails(stage.region.results)):
+        got += found
+        while stage.storage.do_work():
+            pass
+    assert got == 100
+
+
+def test_reads_of_a_session_that_has_ended_are_not_carried_out(stage: Stage) -> None:
+    stage.order(SET)
+    with patch.object(stage.region.durable, "arm_producer", return_value=True):  # it is full
+        for number in (1, 2, 3):
+            stage.read(number)
+        stage.read(10, WRITER)
+        stage.storage.do_work()
+        assert stage.region.counters[SYNCED] == 1
+        stage.write(orders.pack_ended(READER.number))
+        stage.storage.do_work()
+    stage.storage.do_work()
+    assert stage.sent() == [(10, FETCH_BYTES_MAX)]
+    assert stage.region.counters[SYNCED] == 1
