@@ -92,6 +92,8 @@ class Put(NamedTuple):
     transmission: this sending's number, growing; the answer echoes it.
     committed: the writer's commit point.
     relay: 1 asks the receiving member to do the same to all members on the writer's behalf.
+    mark: the highest that a member has answered with; it shows that this was sent after that mark
+        was made. docs/protocol.md, "Membership".
     """
 
     stream_id: U64
@@ -100,6 +102,7 @@ class Put(NamedTuple):
     transmission: U64
     committed: Position
     relay: U8
+    mark: U64 = 0
 
 
 class PutReply(NamedTuple):
@@ -110,6 +113,7 @@ class PutReply(NamedTuple):
     transmission: the lease was renewed for it, when `code` is OK.
     held: the end of the writer's history at this member, durable; entry 0 when it holds none yet.
     committed: the member's commit point.
+    mark: to be sent with the next puts.
     """
 
     stream_id: U64
@@ -120,6 +124,7 @@ class PutReply(NamedTuple):
     held: Position
     committed: Position
     address: str
+    mark: U64 = 0
 
 
 class Claim(NamedTuple):
@@ -448,6 +453,78 @@ class FormReply(NamedTuple):
     cluster_id: Identity
 
 
+# --- between members: a change of members ---------------------------------------------------------
+
+
+class Adopt(NamedTuple):
+    """The manager tells a member, old or new, the stream's committed topology.
+
+    old_members: empty unless joint. first_entry_id, first_prev_chain: the first entry that is not
+    trimmed, and the chain before it.
+    """
+
+    stream_id: U64
+    name: str
+    version: U64
+    members: tuple[str, ...]
+    old_members: tuple[str, ...]
+    first_entry_id: U64
+    first_prev_chain: U64
+
+
+class AdoptReply(NamedTuple):
+    """version: the member's, durable."""
+
+    stream_id: U64
+    code: U16
+    version: U64
+
+
+class Confirm(NamedTuple):
+    """Answered OK once the member has taken a put that was sent after this mark was made, with a
+    commit point at entry_id or above; BUSY until then."""
+
+    stream_id: U64
+    version: U64
+    mark: U64
+    entry_id: U64
+
+
+class ConfirmReply(NamedTuple):
+    """mark: the member's newest; with CONFLICT it is above the asked one. entry_id: the highest
+    commit point of the puts that were sent after it."""
+
+    stream_id: U64
+    code: U16
+    version: U64
+    mark: U64
+    entry_id: U64
+
+
+class AskHeld(NamedTuple):
+    """What does the member hold, proved, up to its commit point?"""
+
+    stream_id: U64
+    version: U64
+
+
+class Gap(NamedTuple):
+    """The entry ids in [start, end)."""
+
+    start: U64
+    end: U64
+
+
+class AskHeldReply(NamedTuple):
+    """Of [first_entry_id, end) the member holds all but the gaps."""
+
+    stream_id: U64
+    code: U16
+    version: U64
+    end: U64
+    gaps: tuple[Gap, ...]
+
+
 TYPES: dict[int, type[Any]] = {
     1: Hello,
     2: Welcome,
@@ -487,6 +564,12 @@ TYPES: dict[int, type[Any]] = {
     71: ProbeReply,
     72: Form,
     73: FormReply,
+    80: Adopt,
+    81: AdoptReply,
+    82: Confirm,
+    83: ConfirmReply,
+    84: AskHeld,
+    85: AskHeldReply,
 }
 
 CODES: dict[type[Any], int] = {cls: code for code, cls in TYPES.items()}
@@ -510,6 +593,9 @@ ANSWERS: dict[type[Any], type[Any]] = {
     Fetch: FetchReply,
     Probe: ProbeReply,
     Form: FormReply,
+    Adopt: AdoptReply,
+    Confirm: ConfirmReply,
+    AskHeld: AskHeldReply,
 }
 """What answers each request, if not a Failure."""
 
@@ -517,7 +603,20 @@ WITH_RECORDS = frozenset({Put, ReadReply, FetchReply})
 """The messages whose frames may carry records."""
 
 NODE_ONLY = frozenset(
-    {NewWriter, ReadTail, Sync, Stamp, AskWriter, AskCommitted, Fetch, Probe, Form}
+    {
+        NewWriter,
+        ReadTail,
+        Sync,
+        Stamp,
+        AskWriter,
+        AskCommitted,
+        Fetch,
+        Probe,
+        Form,
+        Adopt,
+        Confirm,
+        AskHeld,
+    }
 )
 """The requests that only a node may send."""
 

@@ -21,7 +21,7 @@ from walle.record import encode
 
 WRITER = WriterId(1_700_000_000_000_000, 0x0123_4567_89AB_CDEF)
 NOBODY = bytes(16)
-EMPTY_PUT = struct.pack("<QQQQQQQB", 2, 1, *WRITER, 1, 0, 0, 0)
+EMPTY_PUT = struct.pack("<QQQQQQQBQ", 2, 1, *WRITER, 1, 0, 0, 0, 0)
 FRAME_HEADER_BYTES = 24
 
 

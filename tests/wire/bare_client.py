@@ -131,6 +131,7 @@ RELEASE, RELEASE_REPLY, WRITER_STATUS, WRITER_STATUS_REPLY, READ, READ_REPLY = (
 DESCRIBE, STREAM_INFO, CREATE_STREAM = 30, 31, 34
 OK, BUSY, CONFLICT, UNKNOWN_STREAM = 0, 1, 6, 7
 RELAY = 1
+NO_MARK = 0  # the relay echoes marks by itself
 PUTS = 1 << 32  # the request id that all puts share
 
 
@@ -267,7 +268,7 @@ class Writer:
         self._sent[self._transmission] = now()
         self._heartbeat_at = now() + self._lease_s / 5
         place = (self.stream_id, self.version, *self.id, self._transmission, *self.committed)
-        self._session.send(PUT, struct.pack("<7QB", *place, RELAY), PUTS, record)
+        self._session.send(PUT, struct.pack("<7QBQ", *place, RELAY, NO_MARK), PUTS, record)
 
     def work(self, until: float) -> None:
         """Takes one answer if one comes by then; heartbeats and sends again what is due."""

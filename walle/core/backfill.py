@@ -38,11 +38,17 @@ class Backfill:
         self._without: set[str] = set()
         self._progress_ns = 0
 
+    def on_topology(self) -> None:
+        """The members have changed."""
+        self._sources = [*self._member.others, self._context.node_id]
+        self._turn = 0
+        self._without.clear()
+
     def start(self) -> None:
         """Goes on with the lowest gap, if there is one and nothing is under way."""
         history = self._member.history
         position, gap = history.fill_position(), history.lowest_gap()
-        if self._is_fetching or position is None or gap is None:
+        if self._is_fetching or position is None or gap is None or not self._member.is_named:
             return
         if self._context.timers.is_set(("backfill", self._member.stream_id)):
             return  # no source has what is next: it pauses, whatever else happens

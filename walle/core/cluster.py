@@ -4,9 +4,11 @@ An entry is one change, as a JSON object: readable with any tool, and never in a
 
     {"change": "form", "cluster": HEX, "nodes": [{"id", "address", "identity": HEX}, ...]}
     {"change": "create_stream", "name": NAME, "members": [NODE, ...]}
+    {"change": "members", "stream": ID, "version": V, "members": [NODE, ...], "old": [NODE, ...]}
 
-A stream's id is the id of the entry that created it. Entry 1 forms the cluster and creates
-`/cluster` itself, with all forming nodes as its members.
+"members" is written twice for each change of a stream's members: joint, with the old ones in "old",
+and, when the change may end, without them. A stream's id is the id of the entry that created it.
+Entry 1 forms the cluster and creates `/cluster` itself, with all forming nodes as its members.
 """
 
 from __future__ import annotations
@@ -58,6 +60,19 @@ def encode_create_stream(name: str, members: Iterable[str]) -> bytes:
     return _encode({"change": "create_stream", "name": name, "members": list(members)})
 
 
+def encode_members(stream_id: int, topology: StreamTopology) -> bytes:
+    """The entry that makes the topology the stream's, joint or not."""
+    return _encode(
+        {
+            "change": "members",
+            "stream": stream_id,
+            "version": topology.version,
+            "members": list(topology.members),
+            "old": list(topology.old_members),
+        }
+    )
+
+
 def cluster_topology(nodes: Iterable[NodeRecord]) -> StreamTopology:
     """The topology of `/cluster` itself, from the nodes that form the cluster."""
     return StreamTopology(version=1, members=tuple(sorted(node.node_id for node in nodes)))
@@ -90,13 +105,17 @@ def _encode(change: dict[str, Any]) -> bytes:
 
 
 class ClusterState:
-    """The nodes and streams of the cluster, up to `applied_id`."""
+    """The nodes and streams of the cluster, up to `applied_id`.
+
+    joint: the streams whose members are being changed.
+    """
 
     def __init__(self) -> None:
         self.applied_id = 0
         self.cluster_id = NO_IDENTITY
         self.nodes: dict[str, NodeRecord] = {}
         self.streams: dict[int, StreamRecord] = {}
+        self.joint: set[int] = set()
         self._ids: dict[str, int] = {}
 
     def form(self, cluster_id: bytes, nodes: Iterable[NodeRecord]) -> None:
@@ -108,7 +127,7 @@ class ClusterState:
         )
 
     def apply(self, entry_id: int, data: bytes) -> StreamRecord | None:
-        """Applies the next committed entry; returns the stream it created, if it did."""
+        """Applies the next committed entry; returns the stream it created or changed, if any."""
         change = json.loads(data)
         self.applied_id = entry_id
         match change["change"]:
@@ -126,12 +145,28 @@ class ClusterState:
                 record = StreamRecord(entry_id, change["name"], topology)
                 self._add(record)
                 return record
+            case "members":
+                record = self.streams[change["stream"]]
+                topology = record.topology._replace(
+                    version=change["version"],
+                    members=tuple(change["members"]),
+                    old_members=tuple(change["old"]),
+                )
+                if topology.version != record.topology.version + 1:
+                    raise InvariantError(f"{record.name}: {topology} follows {record.topology}")
+                record = record._replace(topology=topology)
+                self._add(record)
+                return record
             case unknown:
                 raise InvariantError(f"{CLUSTER_STREAM_NAME} entry {entry_id}: change {unknown!r}")
 
     def _add(self, record: StreamRecord) -> None:
         self.streams[record.stream_id] = record
         self._ids[record.name] = record.stream_id
+        if record.topology.old_members:
+            self.joint.add(record.stream_id)
+        else:
+            self.joint.discard(record.stream_id)
 
     def find(self, name: str) -> StreamRecord | None:
         """The stream of that name."""
@@ -150,6 +185,44 @@ class ClusterState:
             topology.first_entry_id,
         )
 
+    def plan_members(self, name: str, members: tuple[str, ...]) -> StreamRecord | Refusal:
+        """The joint topology with which a change of the stream's members begins; the present one
+        if these are its members, or become them, already."""
+        record = self.find(name)
+        if record is None:
+            return Refusal(Code.UNKNOWN_STREAM, f"no stream {shown(name)}")
+        if record.stream_id == STREAM_CLUSTER:
+            return Refusal(Code.BAD_REQUEST, f"the members of {CLUSTER_STREAM_NAME} are fixed")
+        wrong = self._refuse_members(members)
+        if wrong is not None:
+            return wrong
+        topology = record.topology
+        if set(topology.members) == set(members):
+            return record
+        if topology.old_members:
+            text = f"{name} is being moved to {', '.join(topology.members)}; one change at a time"
+            return Refusal(Code.BUSY, text)
+        return record._replace(
+            topology=topology._replace(
+                version=topology.version + 1,
+                members=tuple(sorted(members)),
+                old_members=topology.members,
+            )
+        )
+
+    def _refuse_members(self, members: tuple[str, ...]) -> Refusal | None:
+        unknown = [node for node in members if node not in self.nodes]
+        if unknown:
+            known = ", ".join(sorted(self.nodes))
+            text = f"no node {shown(unknown[0])}; the nodes are {known}"
+            return Refusal(Code.BAD_REQUEST, text)
+        if len(set(members)) != len(members):
+            return Refusal(Code.BAD_REQUEST, "a node is named twice among the members")
+        if not 1 <= len(members) <= MEMBERS_COUNT_MAX:
+            text = f"{len(members)} members; 1 to {MEMBERS_COUNT_MAX} are possible"
+            return Refusal(Code.BAD_REQUEST, text)
+        return None
+
     def address_of(self, node_id: str) -> str:
         """Where the node listens; empty when it is not known."""
         node = self.nodes.get(node_id)
@@ -160,12 +233,9 @@ class ClusterState:
         wrong = check_name(request.name)
         if wrong is not None:
             return Refusal(Code.BAD_REQUEST, wrong)
-        unknown = [node for node in request.members if node not in self.nodes]
-        if unknown:
-            known = ", ".join(sorted(self.nodes))
-            return Refusal(Code.BAD_REQUEST, f"no node {shown(unknown[0])}; the nodes are {known}")
-        if len(set(request.members)) != len(request.members):
-            return Refusal(Code.BAD_REQUEST, "a node is named twice among the members")
+        refusal = self._refuse_members(request.members) if request.members else None
+        if refusal is not None:
+            return refusal
         replicas = len(request.members) or request.replicas
         replicas = replicas or min(REPLICAS_DEFAULT, len(self.nodes))
         if not 1 <= replicas <= min(len(self.nodes), MEMBERS_COUNT_MAX):

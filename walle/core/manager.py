@@ -6,10 +6,12 @@ pause. A new manager acts only after applying everything up to its claimed tail.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
+from walle.core.change import Change, tell
 from walle.core.claim import Claim
-from walle.core.cluster import Refusal, encode_create_stream, encode_form
+from walle.core.cluster import Refusal, encode_create_stream, encode_form, encode_members
 from walle.core.pipeline import Pipeline
 from walle.core.writer import NodeWriter
 from walle.errors import Code
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from walle.core.claim import Claimed
-    from walle.core.cluster import ClusterState
+    from walle.core.cluster import ClusterState, StreamRecord
     from walle.core.context import Context
     from walle.core.member import Member
 
@@ -29,6 +31,7 @@ LEASE_MS = 2_000
 CLAIM_MS = 4 * LEASE_MS
 PAUSE_MS = 300
 ASK_MS = 1_000
+TELL_MS = 10_000
 
 
 class Manager:
@@ -48,6 +51,7 @@ class Manager:
         self._encoder: Encoder | None = None
         self._claimed_id = 0
         self._waiting: dict[str, tuple[int, Callable[[StreamInfo | Failure], None]]] = {}
+        self.changes: dict[int, Change] = {}
 
     @property
     def is_acting(self) -> bool:
@@ -75,6 +79,7 @@ class Manager:
         pipeline = self._writer.pipeline
         self._writer.stop()
         self._writer = None
+        self._stop_changes()
         self.is_releasing = True
 
         def done() -> None:
@@ -136,12 +141,14 @@ class Manager:
         self._writer = NodeWriter(self._context, pipeline, self._on_progress)
         if claimed.tail.entry_id == 0:
             self._put(encode_form(self._cluster.cluster_id, self._cluster.nodes.values()))
+        self.on_applied()  # what was applied before may be for the manager to go on with
 
     def _on_progress(self) -> None:
         if self._writer is None or self._writer.pipeline.lost is None:
             return
         self._writer.stop()
         self._writer = None
+        self._stop_changes()
         self._context.outbox.note("this node is no longer the topology manager")
         waiting, self._waiting = self._waiting, {}
         failure = Failure(Code.BUSY, "the topology manager has changed; repeat the request")
@@ -185,8 +192,48 @@ class Manager:
         entry_id = self._put(encode_create_stream(request.name, plan))
         self._waiting[request.name] = (entry_id, answer)
 
+    def change_members(
+        self, name: str, members: tuple[str, ...], answer: Callable[[StreamInfo | Failure], None]
+    ) -> None:
+        """Begins to change a stream's members; answers once the joint version is committed."""
+        plan = self._cluster.plan_members(name, members)
+        if isinstance(plan, Refusal):
+            answer(Failure(*plan))
+        elif plan == self._cluster.find(name):
+            answer(self._cluster.info(plan))
+        elif name in self._waiting:
+            answer(Failure(Code.BUSY, f"stream {name} is being changed"))
+        else:
+            entry_id = self._put(encode_members(plan.stream_id, plan.topology))
+            self._waiting[name] = (entry_id, answer)
+
+    def _go_on_with_changes(self) -> None:
+        """Every stream that is joint is changed on; what a former manager has begun, too."""
+        for stream_id in self.changes.keys() - self._cluster.joint:
+            record = self._cluster.streams[stream_id]
+            self.changes.pop(stream_id).stop()
+            tell(self._context, record, lambda *_: None, self._context.after_ms(TELL_MS))
+        for stream_id in self._cluster.joint - self.changes.keys():
+            record = self._cluster.streams[stream_id]
+            change = Change(self._context, record, partial(self._publish, record))
+            self.changes[stream_id] = change
+            change.start()
+
+    def _publish(self, record: StreamRecord) -> None:
+        """The change may end: the new members alone."""
+        topology = record.topology
+        alone = topology._replace(version=topology.version + 1, old_members=())
+        self._put(encode_members(record.stream_id, alone))
+
+    def _stop_changes(self) -> None:
+        for change in self.changes.values():
+            change.stop()
+        self.changes.clear()
+
     def on_applied(self) -> None:
         """Entries of `/cluster` have been applied: answers whoever waited for them."""
+        if self.is_acting:
+            self._go_on_with_changes()
         done = [
             name
             for name, (entry_id, _) in self._waiting.items()

@@ -4,7 +4,7 @@ The member decides in memory and orders storage to follow; what it answers goes 
 storage has caught up with what the answer tells (`answer`). Its parts have objects of their own:
 `reading` serves readers, `watching` those who look for the writer, `adoption` learns of claims
 that were missed, `syncing` gives this member the history that a claim has chosen, `backfill` closes
-gaps, `orphan` commits what a vanished writer left.
+gaps, `orphan` commits what a vanished writer left, `joining` has the stream's members changed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from walle.core import effects
 from walle.core.adoption import Adoption
 from walle.core.backfill import Backfill
-from walle.core.effects import NO_PROMISE, Promise, Send
+from walle.core.effects import NO_PROMISE, Promise
+from walle.core.joining import Joining
 from walle.core.lease import OwedLeases
 from walle.core.orphan import Orphan
 from walle.core.reading import Reading
@@ -26,7 +27,6 @@ from walle.ids import NO_WRITER, ORIGIN, Position, WriterId
 from walle.limits import (
     COMMITTED_LAG_ENTRIES_MAX,
     ENTRY_ID_MAX,
-    FETCH_BYTES_MAX,
     JUMP_WAIT_MS_MAX,
     TAIL_PAGE_ENTRIES,
     UNCOMMITTED_ENTRIES_MAX,
@@ -122,6 +122,7 @@ class Member:
         self.backfill = Backfill(context, self)
         self.orphan = Orphan(context, self)
         self.syncing = Syncing(context, self)
+        self.joining = Joining(self, self._order, self._changed)
         self.adoption = Adoption(context, self)
 
     def start(self) -> None:
@@ -150,6 +151,11 @@ class Member:
         return self.doubtful_id > self.history.committed.entry_id
 
     @property
+    def is_named(self) -> bool:
+        """Whether the topology names this node; if not, it keeps its promise and does nothing."""
+        return self.context.node_id in self.topology.everyone
+
+    @property
     def others(self) -> list[str]:
         """The other members, old and new."""
         return [node for node in self.topology.everyone if node != self.context.node_id]
@@ -163,7 +169,7 @@ class Member:
             return Code.BUSY
         if version < self.topology.version:
             return Code.STALE_VERSION
-        if self.context.node_id not in self.topology.everyone:
+        if not self.is_named:
             return Code.NOT_A_MEMBER
         return Code.OK
 
@@ -225,6 +231,8 @@ class Member:
                 code = self._put_entries(sender, request_id, put, batch)
         if code is Code.OK:
             code = self._put_commit_point(put)
+        if code is Code.OK and self._missing is None:
+            self.joining.took(put)
         self._reply_to_put(sender, request_id, put, code)
 
     def _reply_to_put(self, to: Address, request_id: int, put: Put, code: Code) -> None:
@@ -238,6 +246,7 @@ class Member:
             held,
             self.history.committed,
             self.promise.address if code is Code.FENCED else "",
+            self.joining.mark,
         )
         self.answer(to, request_id, reply)
 
@@ -571,20 +580,6 @@ class Member:
                 code = Code.CONFLICT
         reply = StampReply(self.stream_id, code, self.topology.version, self.promise.writer)
         self.answer(sender, request_id, reply)
-
-    def fetch(self, sender: Address, request_id: int, message: Fetch) -> None:
-        """Records for another member: from any run, aside runs too; the asking member checks."""
-        self.context.outbox.order(
-            effects.ReadRecords(
-                self.stream_id,
-                message.start,
-                message.end,
-                min(message.bytes_max, FETCH_BYTES_MAX),
-                message.prev_chain if message.after else None,
-                aside=True,
-                send=Send(sender, request_id, FetchReply(self.stream_id, message.start)),
-            )
-        )
 
     def release(self, sender: Address, request_id: int, message: Release) -> None:
         """The writer ended in good order; obeyed only while it is the promised one."""

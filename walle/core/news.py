@@ -34,6 +34,8 @@ class News:
         context = self._context
         streams_by_node: dict[str, list[int]] = {}
         for stream_id, member in self._members.items():
+            if not member.is_named:
+                continue
             due_ns, wait_ms = self._due.get(stream_id, (0, ASK_MS_MIN))
             if due_ns and context.now_ns - member.last_put_ns < ASK_MS_MIN * NS_PER_MS:
                 self._due[stream_id] = (context.after_ms(ASK_MS_MIN), ASK_MS_MIN)

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from walle.core import effects
 from walle.core.bootstrap import Bootstrap
-from walle.core.cluster import ClusterState, check_name
+from walle.core.cluster import ClusterState, StreamRecord, check_name
 from walle.core.follower import Follower
 from walle.core.handshake import Handshake
 from walle.core.history import History
 from walle.core.manager import Manager
 from walle.core.member import Member, State
 from walle.core.news import News
+from walle.core.topology import StreamTopology
 from walle.core.writers import Writers
 from walle.errors import Code
 from walle.ids import NO_IDENTITY, ORIGIN, STREAM_CLUSTER
@@ -27,9 +28,12 @@ from walle.limits import GAPS_LISTED_MAX, LIST_BYTES_MAX, QUESTIONS_COUNT_MAX
 from walle.messages import (
     NODE_ONLY,
     ROLE_NODE,
+    Adopt,
     AskCommitted,
+    AskHeld,
     AskWriter,
     Claim,
+    Confirm,
     CreateStream,
     Describe,
     Failure,
@@ -58,7 +62,6 @@ from walle.messages import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from walle.core.cluster import StreamRecord
     from walle.core.context import Context
     from walle.core.effects import Address
     from walle.messages import Message
@@ -115,7 +118,7 @@ class Node:
             initial_cluster=initial_cluster,
             on_formed=self._on_formed,
         )
-        self._manager: Manager | None = None
+        self.manager: Manager | None = None
         self._follower: Follower | None = None
         self._news = News(context, self.members)
         self._writers = Writers(context, self.cluster, self.members, self._catch_up)
@@ -179,14 +182,14 @@ class Node:
 
     def stop(self) -> None:
         """Ends in good order: gives up what this node itself holds as a writer."""
-        if self._manager is not None:
-            self._manager.stop()
+        if self.manager is not None:
+            self.manager.stop()
         self._settle()
 
     @property
     def is_releasing(self) -> bool:
         """Whether `stop` still waits for a majority to hear of it."""
-        return self._manager is not None and self._manager.is_releasing
+        return self.manager is not None and self.manager.is_releasing
 
     def peers(self) -> dict[str, str]:
         """The addresses of the nodes to be connected with, by node id."""
@@ -225,7 +228,12 @@ class Node:
             Sync: self._to_member(_sync),
             Stamp: self._to_member(Member.stamp),
             AskWriter: self._to_member(Member.answer_who),
-            Fetch: self._to_member(Member.fetch),
+            Fetch: lambda sender, rid, m: self._with_member(
+                sender, rid, m, lambda member: member.reading.fetch(sender, rid, m)
+            ),
+            Adopt: self._on_adopt,
+            Confirm: self._to_member(lambda member, *asked: member.joining.confirm(*asked)),
+            AskHeld: self._to_member(lambda member, *asked: member.joining.tell_held(*asked)),
             AskCommitted: self._news.answer,
             Probe: lambda sender, rid, _message: self._bootstrap.probed(sender, rid),
             Form: self._bootstrap.form,
@@ -329,23 +337,33 @@ class Node:
 
     def _start_cluster(self) -> None:
         member = self.members[STREAM_CLUSTER]
-        self._manager = Manager(self.context, member, self.cluster, self.address)
+        self.manager = Manager(self.context, member, self.cluster, self.address)
         self._follower = Follower(
             self.context,
             member,
             self.cluster,
             self._news,
             on_stream=self._on_stream,
-            on_applied=self._manager.on_applied,
+            on_applied=self.manager.on_applied,
         )
-        self._manager.watch()
+        self.manager.watch()
         self._follower.follow()
 
     def _on_stream(self, record: StreamRecord) -> None:
-        """`/cluster` tells of a new stream; one that this node had before it started is known."""
-        is_mine = self.context.node_id in record.topology.everyone
-        if is_mine and record.stream_id not in self.members:
+        """`/cluster` tells of a new stream, or of new members."""
+        member = self.members.get(record.stream_id)
+        if member is not None:
+            member.joining.adopt(record.topology)
+        elif self.context.node_id in record.topology.everyone:
             self._create_member(record)
+
+    def _on_adopt(self, sender: Address, request_id: int, message: Adopt) -> None:
+        """The manager tells what is committed in `/cluster`, which this node may not have yet."""
+        topology = StreamTopology(*message[2:])
+        self._on_stream(StreamRecord(message.stream_id, message.name, topology))
+        self._with_member(
+            sender, request_id, message, lambda member: member.joining.adopted(sender, request_id)
+        )
 
     def _catch_up(self) -> None:
         if self._follower is not None:
@@ -418,8 +436,8 @@ class Node:
 
     def _on_create_stream(self, sender: Address, request_id: int, create: CreateStream) -> None:
         """Handled by the manager, wherever it is."""
-        if self._manager is not None and self._manager.is_acting:
-            self._manager.create_stream(
+        if self.manager is not None and self.manager.is_acting:
+            self.manager.create_stream(
                 create, lambda answer: self.context.send(sender, answer, request_id)
             )
             return

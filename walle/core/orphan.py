@@ -2,7 +2,8 @@
 
 When a stream has had no writer for a lease and a little more, and this member's tail is above its
 commit point, the member claims the stream as `_internal:<node>`, commits and releases at once: so
-readers see everything that was acknowledged. An idle stream is never claimed.
+readers see everything that was acknowledged. It does the same when a change of members waits for a
+commit point. An idle stream is never claimed otherwise.
 """
 
 from __future__ import annotations
@@ -35,9 +36,15 @@ class Orphan:
         self._is_claiming = False
 
     def watch(self) -> None:
-        """To be called when the suffix or the lease may have changed."""
-        if self._member.history.suffix_count and not self._is_claiming:
+        """To be called when the suffix, the lease or what is asked for may have changed."""
+        if self._is_needed and not self._is_claiming:
             self._context.timers.set_if_unset(self._key, self._due_ns(), self._check)
+
+    @property
+    def _is_needed(self) -> bool:
+        member = self._member
+        is_open = member.history.suffix_count > 0 or member.joining.is_waiting
+        return member.is_named and is_open
 
     def _due_ns(self) -> int:
         wait_ms = LEASE_MS_MIN + self._context.jitter_ms(2 * LEASE_MS_MIN)
@@ -48,7 +55,7 @@ class Orphan:
         """Claims if nobody has renewed a lease since the alarm was set."""
         member = self._member
         quiet_until_ns = max(member.lease.until_ns, member.last_put_ns) + LEASE_MS_MIN * NS_PER_MS
-        if not member.history.suffix_count:
+        if not self._is_needed:
             return
         if self._context.now_ns < quiet_until_ns:
             self.watch()
@@ -72,7 +79,13 @@ class Orphan:
         """Tells the members the commit point, then ends the lease."""
         stream_id = self._member.stream_id
         heartbeat = Put(
-            stream_id, claimed.version, claimed.writer, 1, committed=claimed.tail, relay=0
+            stream_id,
+            claimed.version,
+            claimed.writer,
+            transmission=1,
+            committed=claimed.tail,
+            relay=0,
+            mark=self._member.joining.mark,
         )
         release = Release(
             stream_id, claimed.version, claimed.writer, committed=claimed.tail, relay=0

@@ -104,6 +104,7 @@ class Pipeline:
         self.committed = tail
         self.lost: PutReply | None = None
         self.stale_version = 0
+        self.mark = 0
         self._window: deque[Batch] = deque()
         self._window_start = 0  # the number of the first batch in the window
         self._window_bytes = 0
@@ -196,7 +197,7 @@ class Pipeline:
         if topology.version <= self.topology.version:
             return
         self.topology = topology
-        self.stale_version = 0
+        self.stale_version = self.mark = 0  # marks are made anew under each version
         self._exclusive_until_ns, self._begun_ns = 0, now_ns
         ready = {node for node, link in self._links.items() if link.is_ready}
         self._links = {node: Link(self._window_start) for node in topology.everyone}
@@ -214,10 +215,10 @@ class Pipeline:
         elif reply.code in (Code.STALE_VERSION, Code.NOT_A_MEMBER):
             if reply.version > self.topology.version:
                 self.stale_version = max(self.stale_version, reply.version)
-        elif reply.version != self.topology.version:
-            return
         elif reply.code == Code.OK:
-            self._on_acknowledged(node, link, reply, now_ns)
+            if reply.version == self.topology.version:
+                self.mark = max(self.mark, reply.mark)
+                self._on_acknowledged(node, link, reply, now_ns)
         else:
             ms = RETRY_MS if reply.code == Code.BUSY else RESEND_MS
             link.retry_ns = link.retry_ns or now_ns + ms * NS_PER_MS
@@ -280,6 +281,7 @@ class Pipeline:
             self._transmission,
             self.committed,
             relay=0,
+            mark=self.mark,
         )
         self._outgoing.append(Outgoing(node, put, batch))
 

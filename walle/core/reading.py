@@ -15,7 +15,7 @@ from walle.core.effects import Send
 from walle.core.question import SharedQuestion
 from walle.errors import Code
 from walle.limits import FETCH_BYTES_MAX, READS_WAITING_MAX
-from walle.messages import AskWriter, AskWriterReply, Failure, Read, ReadReply
+from walle.messages import AskWriter, AskWriterReply, Failure, FetchReply, Read, ReadReply
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from walle.core.context import Context
     from walle.core.effects import Address
     from walle.core.member import Member
-    from walle.messages import Message
+    from walle.messages import Fetch, Message
     from walle.record import Batch
 
 READ_MS = 10_000
@@ -250,3 +250,19 @@ class Reading:
                 self._context.outbox.send(sender, self._reply(), request_id, batch)
 
         ask_next()
+
+    # --- other members ----------------------------------------------------------------------------
+
+    def fetch(self, sender: Address, request_id: int, message: Fetch) -> None:
+        """Records for another member: from any run, aside runs too; the asking member checks."""
+        self._context.outbox.order(
+            effects.ReadRecords(
+                self._member.stream_id,
+                message.start,
+                message.end,
+                min(message.bytes_max, FETCH_BYTES_MAX),
+                message.prev_chain if message.after else None,
+                aside=True,
+                send=Send(sender, request_id, FetchReply(self._member.stream_id, message.start)),
+            )
+        )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tests.core.cluster import Cluster
 from walle.messages import CreateStream, StreamInfo
+from walle.testing.cluster import Cluster
 
 if TYPE_CHECKING:
     from walle.messages import Message

@@ -16,6 +16,7 @@ from walle.core.cluster import (
     cluster_topology,
     encode_create_stream,
     encode_form,
+    encode_members,
     place,
 )
 from walle.core.topology import StreamTopology
@@ -203,3 +204,77 @@ def test_placement_is_the_same_in_every_version() -> None:
     """Whichever version the topology manager has."""
     ids = [f"n{index}" for index in range(1, 8)]
     assert place("/orders", ids, 3) == ("n2", "n3", "n4")
+
+
+# --- members --------------------------------------------------------------------------------------
+
+
+def with_stream(*members: str) -> ClusterState:
+    cluster = formed(5)
+    cluster.apply(2, encode_create_stream("/s", members))
+    return cluster
+
+
+def planned(cluster: ClusterState, *members: str) -> StreamRecord:
+    plan = cluster.plan_members("/s", members)
+    assert isinstance(plan, StreamRecord)
+    return plan
+
+
+def test_change_of_members_is_joint_first() -> None:
+    cluster = with_stream("n1", "n2", "n3")
+    joint = planned(cluster, "n5", "n1", "n4")
+    assert joint == StreamRecord(2, "/s", StreamTopology(2, ("n1", "n4", "n5"), ("n1", "n2", "n3")))
+    assert cluster.find("/s") == StreamRecord(2, "/s", StreamTopology(1, ("n1", "n2", "n3")))
+
+
+def test_members_entries_apply_one_after_the_other() -> None:
+    cluster = with_stream("n1", "n2", "n3")
+    joint = planned(cluster, "n1", "n4", "n5")
+    assert cluster.apply(3, encode_members(2, joint.topology)) == joint
+    assert cluster.joint == {2}
+    assert {each.node_id for each in cluster.info(joint).old_members} == {"n1", "n2", "n3"}
+    alone = joint.topology._replace(version=3, old_members=())
+    assert cluster.apply(4, encode_members(2, alone)) == StreamRecord(2, "/s", alone)
+    assert cluster.joint == set()
+
+
+def test_version_that_does_not_follow_ends_the_node() -> None:
+    cluster = with_stream("n1", "n2", "n3")
+    with pytest.raises(InvariantError, match="follows"):
+        cluster.apply(3, encode_members(2, StreamTopology(3, ("n1",), ("n2",))))
+
+
+def test_change_to_the_present_members_is_none() -> None:
+    cluster = with_stream("n1", "n2", "n3")
+    assert planned(cluster, "n3", "n2", "n1") == cluster.find("/s")
+
+
+def test_one_change_at_a_time() -> None:
+    cluster = with_stream("n1", "n2", "n3")
+    joint = planned(cluster, "n1", "n2", "n4")
+    cluster.apply(3, encode_members(2, joint.topology))
+    assert planned(cluster, "n4", "n2", "n1") == joint
+    refusal = cluster.plan_members("/s", ("n1", "n2", "n5"))
+    assert isinstance(refusal, Refusal)
+    assert refusal.code == Code.BUSY
+    assert "being moved to n1, n2, n4" in refusal.text
+
+
+@pytest.mark.parametrize(
+    ("name", "members", "code", "text"),
+    [
+        ("/t", ("n1",), Code.UNKNOWN_STREAM, "no stream '/t'"),
+        ("/cluster", ("n1",), Code.BAD_REQUEST, "the members of /cluster are fixed"),
+        ("/s", ("n1", "n9"), Code.BAD_REQUEST, "no node 'n9'; the nodes are n1, n2, n3, n4, n5"),
+        ("/s", ("n1", "n1"), Code.BAD_REQUEST, "a node is named twice"),
+        ("/s", (), Code.BAD_REQUEST, "0 members"),
+    ],
+)
+def test_impossible_members_are_refused(
+    name: str, members: tuple[str, ...], code: Code, text: str
+) -> None:
+    refusal = with_stream("n1", "n2", "n3").plan_members(name, members)
+    assert isinstance(refusal, Refusal)
+    assert refusal.code == code
+    assert text in refusal.text

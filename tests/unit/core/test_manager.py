@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from tests.core.cluster import Cluster, Mail
 from walle.core.manager import LEASE_MS, Manager
 from walle.errors import Code
 from walle.ids import STREAM_CLUSTER
 from walle.messages import CreateStream, Failure, NodeAddress, Put, Release, StreamInfo
+from walle.testing.cluster import Cluster, Mail
 
 
 def formed(size: int = 3) -> Cluster:
@@ -21,7 +21,7 @@ def formed(size: int = 3) -> Cluster:
 
 
 def manager_of(cluster: Cluster, name: str) -> Manager:
-    manager = cluster.nodes[name]._manager
+    manager = cluster.nodes[name].manager
     assert manager is not None
     return manager
 
@@ -31,7 +31,7 @@ def managers(cluster: Cluster) -> list[str]:
     return [
         name
         for name, node in cluster.nodes.items()
-        if node._manager is not None and node._manager.is_acting
+        if node.manager is not None and node.manager.is_acting
     ]
 
 

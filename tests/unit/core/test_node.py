@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.core.cluster import client_hello
 from tests.unit.core.served import Served
 from tests.unit.making import W1, entries
 from walle.core import node as node_module
@@ -15,9 +14,12 @@ from walle.errors import Code
 from walle.ids import ANY_WRITER, NO_WRITER, ORIGIN, STREAM_CLUSTER
 from walle.messages import (
     NODE_ONLY,
+    Adopt,
     AskCommitted,
+    AskHeld,
     AskWriter,
     Claim,
+    Confirm,
     Describe,
     Failure,
     Fetch,
@@ -39,6 +41,7 @@ from walle.messages import (
     WriterStatus,
     encoded_size,
 )
+from walle.testing.cluster import client_hello
 
 if TYPE_CHECKING:
     from walle.messages import Message
@@ -54,6 +57,9 @@ NODES_QUESTIONS = (
     Fetch(2, 1, 2, 0, 0, 1),
     Probe(),
     Form(ANYONE, ()),
+    Adopt(2, "/s", 2, ("n1",), ("n2",), 1, 0),
+    Confirm(2, 1, 1, 0),
+    AskHeld(2, 1),
 )
 CHANGES_OF_CLUSTER = (
     Put(STREAM_CLUSTER, 1, W1, 1, ORIGIN, 0),

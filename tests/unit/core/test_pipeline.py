@@ -439,3 +439,36 @@ def test_member_with_another_history_holds_nothing() -> None:
     bench.put()
     bench.answer("n1", "n2", held=Position(9, 12345))
     assert bench.pipeline.committed == ORIGIN
+
+
+# --- marks ----------------------------------------------------------------------------------------
+
+
+def marks(bench: Bench) -> set[int]:
+    """The marks of what is sent next."""
+    bench.pipeline.take()
+    bench.pipeline.heartbeat(bench.now_ns)
+    return {each.put.mark for each in bench.pipeline.take()}
+
+
+def test_highest_mark_that_was_answered_is_echoed_to_every_member() -> None:
+    bench = Bench()
+    assert marks(bench) == {0}
+    bench.answer("n2", mark=7)
+    bench.answer("n1", mark=5)
+    assert marks(bench) == {7}
+    assert bench.put() is not None
+    assert {each.put.mark for each in bench.pipeline.take()} == {7}
+
+
+def test_mark_of_another_version_is_not_echoed() -> None:
+    bench = Bench()
+    bench.answer("n1", mark=7, version=2)
+    assert marks(bench) == {0}
+    bench.answer("n1", mark=7)
+    bench.pipeline.adopt(StreamTopology(2, ("n1", "n2", "n4")), bench.now_ns)
+    assert marks(bench) == {0}
+    bench.answer("n1", mark=8, version=1)
+    assert marks(bench) == {0}
+    bench.answer("n1", mark=6)
+    assert marks(bench) == {6}

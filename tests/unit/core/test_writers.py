@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from tests.core.cluster import client_hello
 from tests.unit.core.served import Served
 from tests.unit.making import W1, entries
 from walle.core import writers as writers_module
@@ -23,6 +22,7 @@ from walle.messages import (
     ReleaseReply,
     WriterStatus,
 )
+from walle.testing.cluster import client_hello
 
 LEASE_MS = 1_000
 

@@ -69,6 +69,7 @@ class Bench:
         version: int | None = None,
         stream_id: int = STREAM,
         promised: WriterId = W1,
+        mark: int = 0,
     ) -> None:
         """The members answer, by default the newest transmission."""
         pipeline = self.pipeline
@@ -82,6 +83,7 @@ class Bench:
                 held,
                 ORIGIN,
                 "app:1" if code is Code.FENCED else "",
+                mark,
             )
             pipeline.receive(node, reply, self.now_ns)
 
