@@ -20,18 +20,22 @@ import random
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from tests.core.disk import Disk, shape
-from tests.core.truth import Truth
 from walle.core import effects
+from walle.core.change import Change
 from walle.core.claim import Claim, Claimed
+from walle.core.cluster import StreamRecord
 from walle.core.context import Context
 from walle.core.effects import Promise
 from walle.core.member import Member
+from walle.core.quorum import majority_size
 from walle.core.topology import StreamTopology
 from walle.ids import NO_WRITER, ORIGIN, Position, WriterId
 from walle.limits import LEASE_MS_MIN, NS_PER_MS
 from walle.messages import (
+    Adopt,
+    AskHeld,
     AskWriter,
+    Confirm,
     Fetch,
     NewWriter,
     NewWriterReply,
@@ -46,6 +50,8 @@ from walle.messages import (
     SyncReply,
 )
 from walle.record import Encoder, decode
+from walle.testing.disk import Disk, shape
+from walle.testing.truth import Truth
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -81,9 +87,8 @@ class Place:
     def __init__(self, stage: Stage, name: str, first: WriterId) -> None:
         self.context = Context(name, random.Random(name))
         self.disk = Disk()
-        topology = StreamTopology(VERSION, stage.names)
         for action in (
-            effects.SetTopology(STREAM, "/s", topology),
+            effects.SetTopology(STREAM, "/s", stage.newest),
             effects.SetPromise(STREAM, Promise(first, "", LEASE_MS_MIN, 0)),
             effects.SetAccepted(STREAM, first),
         ):
@@ -106,15 +111,29 @@ class Place:
 class Stage:
     """The members, the coordinators' contexts, and the clock they share."""
 
-    def __init__(self, size: int = 3, *, is_fresh: bool = False, has_leases: bool = False) -> None:
+    def __init__(
+        self,
+        size: int = 3,
+        *,
+        members: tuple[str, ...] | None = None,
+        is_fresh: bool = False,
+        has_leases: bool = False,
+    ) -> None:
         self._has_leases = has_leases
         self.names = tuple(f"n{index}" for index in range(1, size + 1))
         self.now_ns = 0
+        self.newest = StreamTopology(VERSION, members or self.names)
+        self._topologies = {VERSION: self.newest}
         self.places = {
-            name: Place(self, name, NO_WRITER if is_fresh else writer_id(1)) for name in self.names
+            name: Place(
+                self,
+                name,
+                NO_WRITER if is_fresh or name not in self.newest.members else writer_id(1),
+            )
+            for name in self.names
         }
-        self.truth = Truth(STREAM, self.names)
-        self.coordinators: dict[str, Coordinator] = {}
+        self.truth = Truth(STREAM, self._topologies.__getitem__)
+        self.coordinators: dict[str, Coordinator | Boss] = {}
         self.alarms: list[str] = []
         self.lose: Callable[[str, str, Message], bool] = lambda _source, _target, _message: False
         self.is_syncing = True
@@ -133,6 +152,10 @@ class Stage:
         """The writers' numbers of the entries that a member holds, proved or in its live run."""
         runs = self.places[name].disk.streams[STREAM].runs
         return [decode(runs[entry_id]).writer.ts for entry_id in sorted(runs)]
+
+    def publish(self, topology: StreamTopology) -> None:
+        """The topology is committed in `/cluster`; nobody has heard of it yet."""
+        self.newest = self._topologies[topology.version] = topology
 
     def check_storage(self) -> None:
         """Storage holds what the core believes."""
@@ -196,8 +219,11 @@ class Stage:
 
     def check(self) -> None:
         streams = {name: place.disk.streams[STREAM] for name, place in self.places.items()}
-        self.truth.check(streams)
-        self.truth.check_coverage(streams)
+        self.truth.check_members(streams)
+        self.truth.check_foresight(streams, self.newest)
+        is_changed = self.newest.version > VERSION
+        named = {name: each for name, each in streams.items() if name in self.newest.everyone}
+        self.truth.check_coverage(named, 1 if is_changed else majority_size(len(named)))
 
     def _receive(
         self, source: str, target: str, request_id: int, message: Message, batch: Batch | None
@@ -221,9 +247,16 @@ class Stage:
             case Release():
                 member.release(sender, request_id, message)
             case Fetch():
-                member.fetch(sender, request_id, message)
+                member.reading.fetch(sender, request_id, message)
             case AskWriter():
                 member.answer_who(sender, request_id, message)
+            case Adopt():
+                member.joining.adopt(StreamTopology(*message[2:]))
+                member.joining.adopted(sender, request_id)
+            case Confirm():
+                member.joining.confirm(sender, request_id, message)
+            case AskHeld():
+                member.joining.tell_held(sender, request_id, message)
             case _:
                 raise AssertionError(message)
 
@@ -313,7 +346,7 @@ class Coordinator:
         self._claim = Claim(
             self.context,
             stream_id=STREAM,
-            topology=lambda: StreamTopology(VERSION, stage.names),
+            topology=lambda: stage.newest,
             above=NO_WRITER,
             address=name,
             lease_ms=lease_ms,
@@ -382,6 +415,48 @@ class Coordinator:
         return Writer(self.stage, self.claimed.writer, self.claimed.tail)
 
 
+class Boss:
+    """The manager's side of a real change of members; its messages wait in `letters`."""
+
+    def __init__(self, stage: Stage, wall_us: int = 1) -> None:
+        self.stage = stage
+        self.letters: list[Letter] = []
+        self.has_ended = False
+        self.context = Context("boss", NoNonce(1))
+        self.context.wall_us = wall_us
+        stage.coordinators["boss"] = self
+        record = StreamRecord(STREAM, "/s", stage.newest)
+        self.change = Change(self.context, record, self._on_end)
+        self.change.start()
+        stage.settle()
+
+    def _on_end(self) -> None:
+        assert not self.has_ended
+        self.has_ended = True
+
+    def asks(self, kind: type[Message]) -> bool:
+        """Whether it asks that by now."""
+        return any(isinstance(letter.message, kind) for letter in self.letters)
+
+    def send(self, kind: type[Message], *names: str) -> None:
+        """The newest messages of that kind arrive at these members, and their answers here."""
+        for name in names:
+            found = [
+                each
+                for each in self.letters
+                if each.target == name and isinstance(each.message, kind)
+            ]
+            assert found, f"no {kind.__name__} was sent to {name}"
+            self.stage.open(found[-1], object)
+
+    def pass_ms(self, ms: float) -> None:
+        """Lets time pass for the manager alone."""
+        self.context.now_ns += int(ms * NS_PER_MS)
+        self.context.wall_us += int(ms * 1_000)
+        self.context.timers.run_due(self.context.now_ns)
+        self.stage.settle()
+
+
 class Writer:
     """One writer's history. Its entries from `tail` on are encoded when they are first put; all
     have the same data, so that only the writer's id tells them from another writer's."""
@@ -415,18 +490,26 @@ class Writer:
             encoder.add(self.data, 0)
         return encoder.take()
 
-    def put(self, *ids: int, to: str, commit: int = 0, version: int = VERSION) -> PutReply:
+    def put(
+        self, *ids: int, to: str, commit: int = 0, version: int = VERSION, mark: int = 0
+    ) -> PutReply:
         """Puts one entry, or the entries from the first id to the last, as one batch."""
         batch = self.batch(ids[0], ids[-1]) if ids else None
-        return self.put_batch(batch, to=to, commit=commit, version=version)
+        return self.put_batch(batch, to=to, commit=commit, version=version, mark=mark)
 
     def put_batch(
-        self, batch: Batch | None, *, to: str, commit: int = 0, version: int = VERSION
+        self,
+        batch: Batch | None,
+        *,
+        to: str,
+        commit: int = 0,
+        version: int = VERSION,
+        mark: int = 0,
     ) -> PutReply:
         """Puts these entries, whoever encoded them."""
         self._transmission += 1
         committed = self.position(commit) if commit else ORIGIN
-        put = Put(STREAM, version, self.id, self._transmission, committed, relay=0)
+        put = Put(STREAM, version, self.id, self._transmission, committed, 0, mark)
         return self._stage.ask(to, put, PutReply, batch)
 
     def heartbeat(self, commit: int, to: str) -> PutReply:

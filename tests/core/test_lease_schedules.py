@@ -4,10 +4,11 @@ out. At the start w1 is the writer, and every member has just renewed its lease.
 from __future__ import annotations
 
 from tests.core.by_hand import STREAM, VERSION, Stage, writer_id
+from walle.core.pipeline import Pipeline
 from walle.errors import Code
 from walle.ids import ORIGIN
-from walle.limits import LEASE_MS_MIN
-from walle.messages import Release, ReleaseReply, Stamp
+from walle.limits import LEASE_MS_MIN, NS_PER_MS
+from walle.messages import PutReply, Release, ReleaseReply, Stamp
 
 LEASE_MS = LEASE_MS_MIN
 
@@ -136,3 +137,64 @@ def test_release_does_not_end_what_is_owed_to_older_writers() -> None:
     assert c2.promise("n1") is None
     stage.pass_ms(LEASE_MS)
     assert c2.promised == {"n1"}
+
+
+def pipeline(stage: Stage) -> Pipeline:
+    """w1's, on a clock that runs as the members' do."""
+    made = Pipeline(
+        stream_id=STREAM,
+        topology=stage.newest,
+        writer=writer_id(1),
+        lease_ms=LEASE_MS,
+        tail=ORIGIN,
+    )
+    for name in stage.names:
+        made.connected(name, stage.now_ns)
+    made.take()
+    return made
+
+
+def test_sendtime() -> None:
+    """The writer's lease counts from the sending of what a majority has acknowledged; from the
+    acknowledgement on it would outlive what the members owe."""
+    stage = Stage(has_leases=True)
+    stage.pass_ms(LEASE_MS)
+    w1 = pipeline(stage)
+    sent_ns = stage.now_ns
+    w1.heartbeat(sent_ns)
+    puts = {each.node: each.put for each in w1.take()}
+    replies = {"n1": stage.ask("n1", puts["n1"], PutReply)}
+    stage.pass_ms(LEASE_MS / 2)
+    replies["n2"] = stage.ask("n2", puts["n2"], PutReply)
+    c2 = stage.claim(2)
+    assert c2.promise("n1") is None
+    assert c2.promise("n3") == Code.OK
+    stage.pass_ms(LEASE_MS / 2)
+    assert c2.promised == {"n1", "n3"}
+    c2.bring_in("n1", "n3")
+    assert c2.claimed is not None  # w2 may be exclusive from now on
+    for name, reply in replies.items():
+        w1.receive(name, reply, stage.now_ns)
+    assert w1.acknowledged_transmission > 0
+    assert w1.exclusive_until_ns() <= sent_ns + 3 * LEASE_MS * NS_PER_MS // 4 < stage.now_ns
+
+
+def test_relsafe() -> None:
+    """After its Release a writer's puts renew nothing, and nobody waits for it: so it must have
+    stopped to call itself exclusive before it sent that."""
+    stage = renewed()
+    w1 = pipeline(stage)
+    w1.heartbeat(stage.now_ns)
+    late = {each.node: each.put for each in w1.take()}
+    for name in ("n1", "n2"):
+        release = Release(STREAM, VERSION, writer_id(1), ORIGIN, relay=0)
+        assert stage.ask(name, release, ReleaseReply).code == Code.OK
+        stage.ask(name, late[name], PutReply)
+        assert stage[name].lease.remaining_ms(stage.now_ns) == 0
+    c2 = stage.claim(2)
+    for name in ("n1", "n2"):
+        assert c2.promise(name) == Code.OK
+    c2.bring_in("n1", "n2")
+    w2 = c2.returns()
+    assert stage.ask("n1", late["n1"], PutReply).code == Code.FENCED
+    assert w2.heartbeat(0, "n1").code == Code.OK

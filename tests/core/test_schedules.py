@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.core.by_hand import STREAM, VERSION, Stage, writer_id
-from walle.core import member
+from walle.core import reading
 from walle.errors import Code
 from walle.ids import ORIGIN
 from walle.messages import (
@@ -56,7 +56,7 @@ def delayed_sync(stage: Stage, number: int, to: str) -> int:
 
 def test_restamp(monkeypatch: pytest.MonkeyPatch) -> None:
     """A coordinator that dies while it copies leaves a shorter history, not a newer one."""
-    monkeypatch.setattr(member, "FETCH_BYTES_MAX", 1)
+    monkeypatch.setattr(reading, "FETCH_BYTES_MAX", 1)
     stage = Stage()
     w1 = stage.writer(1)
     w1.put(1, to="n1")

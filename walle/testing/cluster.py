@@ -1,4 +1,4 @@
-"""A cluster of real node cores on a virtual clock, over a toy network and toy disks.
+"""A cluster of real node cores on a virtual clock, over a simulated network and simulated disks.
 
 By default the network is reliable, every message takes `delay_ms`, and disks sync at once. A test
 takes from that what it wants to:
@@ -18,7 +18,6 @@ import random
 from itertools import count
 from typing import TYPE_CHECKING, NamedTuple
 
-from tests.core.disk import Disk
 from walle import frame
 from walle.core import effects
 from walle.core.context import Context
@@ -27,11 +26,13 @@ from walle.core.node import Node
 from walle.core.timers import NEVER
 from walle.ids import NO_IDENTITY
 from walle.messages import PROTOCOL_VERSION, ROLE_CLIENT, ROLE_NODE, Hello, Message
+from walle.testing.disk import Disk
+from walle.testing.violation import require
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from walle.core.effects import Address, Send
+    from walle.core.effects import Action, Address, Send
     from walle.record import Batch
 
 MS = 1_000_000
@@ -116,12 +117,14 @@ class Cluster:
         self.answers: list[Mail] = []
         self.held: list[Mail] = []
         self.cut_off: set[str] = set()
+        self._paused: dict[str, list[Mail | str]] = {}
         self.hold: Callable[[Mail], bool] = lambda _mail: False
         self.lose: Callable[[Mail], bool] = lambda _mail: False
         self.delays_ms: Callable[[Mail], tuple[float, ...]] = lambda _mail: (delay_ms,)
         self.sync_ms: Callable[[], float] = lambda: 0.0
         self.on_post: Callable[[Mail], None] = lambda _mail: None
         self.on_answer: Callable[[Mail], None] = self.answers.append
+        self.on_action: Callable[[Action], None] = lambda _action: None
         self.on_step: Callable[[], None] = lambda: None
         self._events: list[tuple[int, int, Mail | str]] = []  # a name: that node's disk syncs
         self._count = count()
@@ -168,6 +171,20 @@ class Cluster:
         self.disks[name].crash(kept_actions)
         self._forwards[name].clear()
         self._is_syncing.discard(name)
+        self._paused.pop(name, None)
+
+    def pause(self, name: str) -> None:
+        """The node's process stands still: its clock goes on, and what comes to it waits."""
+        if name in self.nodes:
+            self._paused.setdefault(name, [])
+
+    def resume(self, name: str) -> None:
+        """The process goes on, first with what has waited."""
+        for event in self._paused.pop(name, []):
+            self._schedule(self.now_ns, event)
+
+    def is_paused(self, name: str) -> bool:
+        return name in self._paused
 
     def restart(self, name: str) -> None:
         self.crash(name)
@@ -205,6 +222,9 @@ class Cluster:
         if mail.target == "client":
             self.on_answer(mail)
             return
+        if mail.target in self._paused:
+            self._paused[mail.target].append(mail)
+            return
         node = self.nodes.get(mail.target)
         if node is not None and mail.life in (None, self._lives[mail.target]):
             self._set_clock(node.context)
@@ -222,7 +242,7 @@ class Cluster:
     def answer(self, request_id: int) -> Message:
         """The newest answer to that request of a client."""
         found = self.answers_to(request_id)
-        assert found, f"no answer to request {request_id}"
+        require(found, f"no answer to request {request_id}")
         return found[-1]
 
     def answers_to(self, request_id: int) -> list[Message]:
@@ -239,7 +259,7 @@ class Cluster:
         """Lets time pass until the condition holds."""
         end_ns = self.now_ns + int(ms * MS)
         while not condition():
-            assert self.step(end_ns), f"not within {ms} ms"
+            require(self.step(end_ns), f"not within {ms} ms")
             self.on_step()
 
     def step(self, end_ns: int) -> bool:
@@ -248,6 +268,7 @@ class Cluster:
             (
                 (self.clocks[each].true_at(node.context.timers.next_ns()), each)
                 for each, node in self.nodes.items()
+                if each not in self._paused
             ),
             default=(end_ns + 1, ""),
         )
@@ -256,12 +277,14 @@ class Cluster:
         if at_ns > end_ns:
             return False
         self._idle_steps = self._idle_steps + 1 if at_ns == self.now_ns else 0
-        assert self._idle_steps < IDLE_STEPS_MAX, f"{name} is busy without end"
+        require(self._idle_steps < IDLE_STEPS_MAX, f"{name} is busy without end")
         self.now_ns = at_ns
         if event_ns <= alarm_ns:
             event = heapq.heappop(self._events)[2]
             if isinstance(event, Mail):
                 self.deliver(event)
+            elif event in self._paused:
+                self._paused[event].append(event)
             elif event in self._is_syncing:
                 self._sync(event)
         else:
@@ -291,6 +314,7 @@ class Cluster:
         for send in sends:
             self._post(name, send, send.batch)
         for action in actions:
+            self.on_action(action)
             if isinstance(action, effects.Forward):
                 self._forwards[name].append(action.send)
             elif isinstance(action, effects.ReadRecords):

@@ -1,4 +1,4 @@
-"""A toy disk: storage as the core sees it, in dictionaries.
+"""A simulated disk: storage as the core sees it, in dictionaries.
 
 Actions are carried out at once, in order, as reads show; they become durable at the next `sync`.
 A crash keeps any prefix of what was not synced. The durable commit point may lag behind.
@@ -8,18 +8,21 @@ from __future__ import annotations
 
 from array import array
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from walle.core import effects
 from walle.core.effects import NO_PROMISE, Promise
-from walle.core.history import History
+from walle.core.history import History, Run
 from walle.core.member import State
 from walle.core.node import Recovered
 from walle.errors import invariant
 from walle.ids import NO_WRITER, ORIGIN, Position, WriterId
-from walle.record import Batch, Bytes, check, decode_all, size_of
+from walle.record import Batch, Bytes, check, decode, size_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from walle.core.effects import Action
     from walle.core.topology import StreamTopology
 
@@ -35,6 +38,12 @@ def split(batch: Batch, skip: int = 0) -> Records:
             records[entry_id] = bytes(view[offset : offset + size])
         offset += size
     return records
+
+
+@lru_cache(1 << 14)
+def chain_of(record: bytes) -> int:
+    """The chain after the record."""
+    return decode(record).chain
 
 
 def shape(history: History) -> tuple[object, ...]:
@@ -58,6 +67,7 @@ class Stream:
 
     runs, fill: records by entry id. aside: the same of each aside run, oldest first.
     noted: the commit point that a restart finds.
+    doubtful_id: up to where entries may have been lost to damage.
     """
 
     name: str
@@ -66,6 +76,7 @@ class Stream:
     promise: Promise = NO_PROMISE
     accepted: WriterId = NO_WRITER
     noted: Position = ORIGIN
+    doubtful_id: int = 0
     runs: Records = field(default_factory=dict)
     aside: list[Records] = field(default_factory=list)
     fill: Records = field(default_factory=dict)
@@ -122,6 +133,7 @@ class Stream:
         if accepted is not None:
             invariant(accepted > self.accepted, "`accepted` is never lowered")
             self.accepted = accepted
+            self.doubtful_id = 0
 
     def _take_above(self, entry_id: int) -> Records:
         return {each: self.runs.pop(each) for each in sorted(self.runs) if each > entry_id}
@@ -139,23 +151,66 @@ class Stream:
                 if entry_id not in place or len(found) >= action.bytes_max:
                     break
                 found += place[entry_id]
-            return check(Bytes(bytes(found)), where="the toy disk")
+            return check(Bytes(bytes(found)), where="the simulated disk")
         return None
 
     def held(self) -> dict[int, set[int]]:
         """The chains of the entries held, proved or aside, by entry id."""
         chains: dict[int, set[int]] = {}
         for place in [self.runs, *self.aside]:
-            for record in place.values():
-                for entry in decode_all(record):
-                    chains.setdefault(entry.entry_id, set()).add(entry.chain)
+            for entry_id, record in place.items():
+                chains.setdefault(entry_id, set()).add(chain_of(record))
         return chains
+
+    def proved(self) -> Iterator[tuple[int, int]]:
+        """The entries up to the commit point, by id, with their chains."""
+        for entry_id, record in self.runs.items():
+            if entry_id <= self.history.committed.entry_id:
+                yield entry_id, chain_of(record)
+
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether the member must not answer for its tail."""
+        return self.doubtful_id > self.history.committed.entry_id
+
+    def rot(self, entry_id: int) -> None:
+        """The record of that entry of a run is damaged, as a restart finds out. What is committed
+        becomes a gap; of what is not, the tail is cut, and the member doubts it."""
+        run = self.history.run_with(entry_id)
+        if run is None:
+            return
+        history, chain_before = self.history, int.from_bytes(self.runs[entry_id][4:12], "little")
+        before = Position(entry_id - 1, chain_before)
+        if entry_id > self.noted.entry_id:
+            self.doubtful_id = history.tail.entry_id
+            history.committed = min(history.committed, before)
+            history.truncate(before)
+            self._take_above(entry_id - 1)
+            return
+        if entry_id == self.noted.entry_id:
+            return  # the journal has that one, too
+        index = history.runs.index(run)
+        parts = []
+        if run.start < entry_id:
+            parts.append(replace(run, last=before))
+        if entry_id < run.last.entry_id:
+            parts.append(Run(entry_id + 1, chain_of(self.runs[entry_id]), run.last))
+        history.runs[index : index + 1] = parts
+        del self.runs[entry_id]
 
     def state(self, stream_id: int) -> State:
         """What a restart finds."""
         history = copy_history(self.history)
         invariant(history.base.entry_id <= history.committed.entry_id, "the chains reach far back")
-        return State(stream_id, self.name, self.topology, history, self.promise, self.accepted)
+        return State(
+            stream_id,
+            self.name,
+            self.topology,
+            history,
+            self.promise,
+            self.accepted,
+            self.doubtful_id,
+        )
 
 
 class Disk:
@@ -213,9 +268,18 @@ class Disk:
             stream.history.committed = stream.noted
         self.streams = {key: stream.copy() for key, stream in self._durable.items()}
 
-    def durable(self, stream_id: int) -> Stream:
+    def durable(self, stream_id: int) -> Stream | None:
         """What a crash at this moment would leave of the stream, at the least."""
-        return self._durable[stream_id]
+        return self._durable.get(stream_id)
+
+    def rot(self, stream_id: int, entry_id: int) -> bool:
+        """Damages one record of a node that is down; whether it had that one."""
+        stream = self._durable.get(stream_id)
+        if stream is None or entry_id not in stream.runs:
+            return False
+        stream.rot(entry_id)
+        self.streams[stream_id] = stream.copy()
+        return True
 
     def read(self, action: effects.ReadRecords) -> Batch | None:
         """The records asked for, all of one run."""

@@ -1,0 +1,356 @@
+"""The simulated clients: writers that put to all members or through a relay, and readers."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Protocol
+
+from walle.core.lease import exclusive_until_ns
+from walle.core.pipeline import Pipeline
+from walle.core.topology import StreamTopology
+from walle.errors import Code
+from walle.messages import (
+    Claim,
+    ClaimReply,
+    Describe,
+    Failure,
+    Put,
+    PutReply,
+    Read,
+    ReadReply,
+    Release,
+    StreamInfo,
+)
+from walle.record import Encoder
+from walle.testing.cluster import MS
+from walle.testing.violation import require
+
+if TYPE_CHECKING:
+    import random
+
+    from walle.ids import Position, WriterId
+    from walle.record import Batch
+    from walle.testing.cluster import Clock, Cluster, Mail
+    from walle.testing.truth import Truth
+
+READ_BYTES = 1 << 20
+THIN_RESEND_NS = 40 * MS
+DESCRIBE_NS = 20 * MS
+
+
+class World(Protocol):
+    """What a client sees of the simulation."""
+
+    rng: random.Random
+    cluster: Cluster
+    truth: Truth
+    stream_id: int
+    stream_name: str
+
+
+def topology_of(info: StreamInfo) -> StreamTopology:
+    """What a client needs of a stream's topology."""
+    return StreamTopology(
+        info.version,
+        tuple(each.node_id for each in info.members),
+        tuple(each.node_id for each in info.old_members),
+        info.first_entry_id,
+    )
+
+
+class Client:
+    """A client that claims and, as a writer, puts to all members by itself."""
+
+    is_thin = False
+
+    def __init__(self, world: World, session: int, clock: Clock, topology: StreamTopology) -> None:
+        self.session = session
+        self.topology = topology
+        self.claims_count = 0
+        self.acknowledged_count = 0
+        self._describe_ns = 0
+        self._world = world
+        self._clock = clock
+        self._requests = 0
+        self._claim_id = 0
+        self._lease_ms = 0
+        self._encoder: Encoder | None = None
+        self.pipeline: Pipeline | None = None
+        self._reads: dict[int, tuple[Read, int]] = {}
+        self._paused_mail: list[Mail] | None = None
+
+    @property
+    def now_ns(self) -> int:
+        return self._clock.at(self._world.cluster.now_ns)
+
+    @property
+    def is_writer(self) -> bool:
+        return self.pipeline is not None
+
+    @property
+    def is_claiming(self) -> bool:
+        return self._claim_id != 0
+
+    @property
+    def is_exclusive(self) -> bool:
+        return self.pipeline is not None and self.now_ns < self.pipeline.exclusive_until_ns()
+
+    def _ask(self, node: str, message: object, batch: Batch | None = None) -> int:
+        self._requests += 1
+        self._world.cluster.ask(node, message, self._requests, batch, self.session)
+        return self._requests
+
+    # --- what a client does -----------------------------------------------------------------------
+
+    def claim(self, node: str, lease_ms: int, wait_ms: int, *, is_forced: bool) -> None:
+        self._lease_ms = lease_ms
+        address = f"client:{self.session}"
+        claim = Claim(self._world.stream_id, address, lease_ms, wait_ms, int(is_forced))
+        self._claim_id = self._ask(node, claim)
+
+    def put(self, count: int) -> None:
+        if self.pipeline is None or self._encoder is None or not self.pipeline.has_room:
+            return
+        for _ in range(count):
+            self._encoder.add(b"x" * self._world.rng.randrange(20), 0)
+        self.pipeline.put(self._encoder.take(), self.now_ns)
+        self._flush()
+
+    def pause(self) -> None:
+        """Stands still: the clock goes on, and what comes waits."""
+        self._paused_mail = self._paused_mail or []
+
+    def resume(self) -> None:
+        """Goes on, first with what has waited."""
+        waiting, self._paused_mail = self._paused_mail or [], None
+        for mail in waiting:
+            self.receive(mail)
+
+    @property
+    def is_paused(self) -> bool:
+        return self._paused_mail is not None
+
+    def tick(self) -> None:
+        if self.is_paused:
+            return
+        if self.pipeline is not None and self.pipeline.next_ns() <= self.now_ns:
+            self.pipeline.tick(self.now_ns)
+            self._flush()
+
+    def _look_for_members(self) -> None:
+        """The stream's members have changed: asks any node who they are."""
+        if self.now_ns >= self._describe_ns + DESCRIBE_NS:
+            self._describe_ns = self.now_ns
+            name = self._world.rng.choice(self._world.cluster.names)
+            self._ask(name, Describe(self._world.stream_name))
+
+    def _on_info(self, info: StreamInfo) -> None:
+        if info.version <= self.topology.version:
+            return
+        self.topology = topology_of(info)
+        if self.pipeline is not None:
+            self.pipeline.adopt(self.topology, self.now_ns)
+            for node in self.topology.everyone:
+                self.pipeline.connected(node, self.now_ns)
+            self._flush()
+
+    def connected(self, node: str) -> None:
+        """The connection to the node is lost and made again."""
+        if self.pipeline is not None:
+            self.pipeline.connected(node, self.now_ns)
+            self._flush()
+
+    def release(self) -> None:
+        """Ends in good order."""
+        if self.pipeline is not None:
+            pipeline, self.pipeline = self.pipeline, None
+            version, committed = pipeline.topology.version, pipeline.committed
+            for node in pipeline.topology.everyone:
+                release = Release(
+                    self._world.stream_id, version, pipeline.writer, committed, relay=0
+                )
+                self._ask(node, release)
+
+    def vanish(self) -> None:
+        """Ends without a word."""
+        self.pipeline = None
+        self._claim_id = 0
+
+    def read(self, node: str, start: int) -> None:
+        """Asks for everything acknowledged before this moment, from `start` on."""
+        read = Read(self._world.stream_id, start, READ_BYTES, 0, linearizable=1, local=0)
+        self._reads[self._ask(node, read)] = (read, self._world.truth.tip.entry_id)
+
+    # --- what it hears ----------------------------------------------------------------------------
+
+    def receive(self, mail: Mail) -> None:
+        if self._paused_mail is not None:
+            self._paused_mail.append(mail)
+            return
+        message = mail.message
+        if isinstance(message, ClaimReply) and mail.request_id == self._claim_id:
+            self._claim_id = 0
+            self._begin(message)
+        elif isinstance(message, Failure) and mail.request_id == self._claim_id:
+            self._claim_id = 0
+        elif isinstance(message, StreamInfo):
+            self._on_info(message)
+        elif isinstance(message, PutReply):
+            self._on_put_reply(mail.source, message)
+        elif mail.request_id in self._reads:
+            self._check_read(*self._reads.pop(mail.request_id), message, mail.batch)
+
+    def _begin(self, claimed: ClaimReply) -> None:
+        self.claims_count += 1
+        self.pipeline = Pipeline(
+            stream_id=self._world.stream_id,
+            topology=self.topology,
+            writer=claimed.writer,
+            lease_ms=self._lease_ms,
+            tail=claimed.tail,
+        )
+        self._encoder = Encoder(claimed.writer, claimed.tail)
+        for node in self.topology.everyone:
+            self.pipeline.connected(node, self.now_ns)
+        self._flush()
+
+    def _on_put_reply(self, node: str, /, reply: PutReply) -> None:
+        if self.pipeline is None or reply.transmission == 0:
+            return
+        if reply.code == Code.OK and reply.promised != self.pipeline.writer:
+            return  # of a former life
+        before_id = self.pipeline.committed.entry_id
+        self.pipeline.receive(node, reply, self.now_ns)
+        committed = self.pipeline.committed
+        self.acknowledged_count += committed.entry_id - before_id
+        require(
+            self._world.truth.chains.get(committed.entry_id) == committed.chain,
+            f"durability: a writer takes {committed} for acknowledged, which is not",
+        )
+        if self.pipeline.stale_version:
+            self._look_for_members()
+        self._flush()
+        if self.pipeline.lost is not None:
+            if reply.promised > self.pipeline.writer:
+                self.pipeline = None
+            else:
+                self.pipeline.lost = None
+
+    def _flush(self) -> None:
+        if self.pipeline is None:
+            return
+        for node, put, batch in self.pipeline.take():
+            self._ask(node, put, batch)
+
+    def _check_read(self, read: Read, tip_id: int, message: object, batch: Batch | None) -> None:
+        if not isinstance(message, ReadReply):
+            return
+        truth = self._world.truth
+        require(
+            message.committed.entry_id >= tip_id or batch is not None,
+            "linearizability: a read lacks what was acknowledged before it",
+        )
+        if batch is not None:
+            require(
+                batch.first_id == read.start and truth.chains[batch.last_id] == batch.last.chain,
+                "honest storage: a read brings what is not committed",
+            )
+        else:
+            require(
+                read.start > tip_id,
+                f"linearizability: a read from {read.start} on lacks entry {tip_id}",
+            )
+
+
+class ThinClient(Client):
+    """A writer whose puts a member relays, one at a time; it repeats them, at any member."""
+
+    is_thin = True
+
+    def __init__(self, world: World, session: int, clock: Clock, topology: StreamTopology) -> None:
+        super().__init__(world, session, clock, topology)
+        self._writer: WriterId | None = None
+        self._committed: Position | None = None
+        self._waiting: deque[Batch] = deque()
+        self._transmissions: list[int] = []
+        self._until_ns = 0
+        self._sent_ns = 0
+
+    @property
+    def is_writer(self) -> bool:
+        return self._writer is not None
+
+    @property
+    def is_exclusive(self) -> bool:
+        return self._writer is not None and self.now_ns < self._until_ns
+
+    def _begin(self, claimed: ClaimReply) -> None:
+        self.claims_count += 1
+        self._writer, self._committed = claimed.writer, claimed.tail
+        self._encoder = Encoder(claimed.writer, claimed.tail)
+        self._waiting.clear()
+        self._until_ns = 0
+        self._transmit()
+
+    def put(self, count: int) -> None:
+        if self._encoder is not None and self._writer is not None and len(self._waiting) < 5:
+            for _ in range(count):
+                self._encoder.add(b"thin", 0)
+            self._waiting.append(self._encoder.take())
+            self._transmit()
+
+    def tick(self) -> None:
+        if self.is_paused:
+            return
+        if self._writer is not None and self.now_ns >= self._sent_ns + THIN_RESEND_NS:
+            self._transmit()
+
+    def _transmit(self) -> None:
+        if self._writer is None or self._committed is None:
+            return
+        self._sent_ns = self.now_ns
+        self._transmissions.append(self.now_ns)
+        put = Put(
+            self._world.stream_id,
+            self.topology.version,
+            self._writer,
+            len(self._transmissions),
+            self._committed,
+            relay=1,
+        )
+        batch = self._waiting[0] if self._waiting else None
+        self._ask(self._world.rng.choice(self.topology.everyone), put, batch)
+
+    def _on_put_reply(self, _node: str, /, reply: PutReply) -> None:
+        if self._writer is None or self._committed is None:
+            return
+        if reply.code in (Code.STALE_VERSION, Code.NOT_A_MEMBER):
+            self._look_for_members()
+        elif reply.code == Code.FENCED and reply.promised > self._writer:
+            self._writer = None
+        elif reply.code == Code.OK and reply.promised == self._writer:
+            sent_ns = self._transmissions[reply.transmission - 1]
+            self._until_ns = max(self._until_ns, exclusive_until_ns(sent_ns, self._lease_ms))
+            require(
+                self._world.truth.chains.get(reply.held.entry_id) == reply.held.chain,
+                f"durability: a relay calls {reply.held} durable, which is not",
+            )
+            self.acknowledged_count += max(reply.held.entry_id - self._committed.entry_id, 0)
+            while self._waiting and self._waiting[0].last_id <= reply.held.entry_id:
+                self._committed = self._waiting.popleft().last
+
+    def release(self) -> None:
+        if self._writer is not None and self._committed is not None:
+            release = Release(
+                self._world.stream_id,
+                self.topology.version,
+                self._writer,
+                self._committed,
+                relay=1,
+            )
+            self._writer = None
+            self._ask(self._world.rng.choice(self.topology.everyone), release)
+
+    def vanish(self) -> None:
+        super().vanish()
+        self._writer = None

@@ -1,0 +1,81 @@
+"""What kind of run a seed stands for, and what is done when one fails."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from walle.testing.simulation import Simulation
+
+if TYPE_CHECKING:
+    from collections import Counter
+    from collections.abc import Callable, Collection
+
+STEPS = 600
+SHAPES = ((3, 3), (5, 3), (4, 3), (5, 5), (7, 5))
+"""Nodes, and replicas of the stream, by the seed's remainder."""
+
+
+class Failure(NamedTuple):
+    """A run that found something: what, and the shortest list of steps that still finds it."""
+
+    seed: int
+    what: str
+    steps: tuple[int, ...]
+    trace: list[str]
+
+
+def ordinary(seed: int, steps: Collection[int] = range(STEPS)) -> Simulation:
+    """Everything is drawn from the seed."""
+    size, replicas = SHAPES[seed % len(SHAPES)]
+    return Simulation(seed, size=size, replicas=replicas, steps=steps)
+
+
+def run(simulation: Simulation) -> str | None:
+    """Runs it; what it found, if anything."""
+    try:
+        simulation.run()
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is a finding
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+def count(make: Callable[[int], Simulation], seed: int) -> tuple[str | None, Counter[str]]:
+    """Runs without a trace; what it found, if anything, and what it covered."""
+    simulation = make(seed)
+    return run(simulation), simulation.counts
+
+
+def find(
+    make: Callable[[int, Collection[int]], Simulation], seed: int, steps: Collection[int]
+) -> tuple[str | None, list[str]]:
+    """Runs some of the steps; what that found, if anything, and its trace."""
+    simulation = make(seed, steps)
+    trace = simulation.trace = []
+    return run(simulation), trace
+
+
+def reduce(
+    make: Callable[[int, Collection[int]], Simulation], seed: int, steps: Collection[int]
+) -> Failure | None:
+    """The shortest failing list of steps that leaving out parts of it finds; None if the run does
+    not fail.
+
+    What happens in a step, and what the network does, follows from the seed and the step's number,
+    not from the steps before it.
+    """
+    what, trace = find(make, seed, steps)
+    if what is None:
+        return None
+    kept = list(steps)
+    size = len(kept) // 2
+    while size:
+        start = 0
+        while start < len(kept):
+            shorter = kept[:start] + kept[start + size :]
+            found, found_trace = find(make, seed, shorter)
+            if found is not None:
+                kept, what, trace = shorter, found, found_trace
+            else:
+                start += size
+        size //= 2
+    return Failure(seed, what, tuple(kept), trace)
