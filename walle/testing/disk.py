@@ -182,7 +182,7 @@ class Stream:
         history, chain_before = self.history, int.from_bytes(self.runs[entry_id][4:12], "little")
         before = Position(entry_id - 1, chain_before)
         if entry_id > self.noted.entry_id:
-            self.doubtful_id = history.tail.entry_id
+            self.doubtful_id = max(self.doubtful_id, history.tail.entry_id)
             history.committed = min(history.committed, before)
             history.truncate(before)
             self._take_above(entry_id - 1)
