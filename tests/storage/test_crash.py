@@ -25,10 +25,10 @@ from tests.storage.model import (
     read_bytes,
     records_of,
 )
-from tests.storage.simulated import Crash, SimulatedFiles
 from walle.core import effects
 from walle.errors import CorruptionError
 from walle.storage.store import Store
+from walle.testing.files import Crash, SimulatedFiles
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from tests.storage.model import CLUSTER_ID, Driver, Model, check_recovered
-from tests.storage.simulated import Inode, SimulatedFiles
 from walle.core import effects
 from walle.errors import CorruptionError, InvariantError
 from walle.ids import NO_WRITER, ORIGIN, Position
@@ -17,6 +16,7 @@ from walle.native import crc32c
 from walle.storage import journal, manifest
 from walle.storage.manifest import ExtentKey, ExtentRecord, Kind, StreamRecord, Update
 from walle.storage.store import Store
+from walle.testing.files import Inode, SimulatedFiles
 
 DIRECTORY = Path("/data")
 JOURNALS = DIRECTORY / "journal"

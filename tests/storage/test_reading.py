@@ -16,7 +16,6 @@ from tests.storage.model import (
     read_bytes,
     records_of,
 )
-from tests.storage.simulated import SimulatedFiles
 from walle.errors import CorruptionError
 from walle.ids import ORIGIN
 from walle.limits import MIB
@@ -25,6 +24,7 @@ from walle.storage import extent, pool, reader, recovery, segment
 from walle.storage.segment import Segment
 from walle.storage.store import Store
 from walle.storage.vfs import RealFiles
+from walle.testing.files import SimulatedFiles
 
 if TYPE_CHECKING:
     from walle.core import effects

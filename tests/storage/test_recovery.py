@@ -21,7 +21,6 @@ from tests.storage.model import (
     read_bytes,
     records_of,
 )
-from tests.storage.simulated import Inode, SimulatedFiles
 from walle.core import effects
 from walle.errors import CorruptionError
 from walle.ids import NO_WRITER, ORIGIN, Position
@@ -34,6 +33,7 @@ from walle.storage.manifest import ExtentRecord, Kind, StreamRecord
 from walle.storage.recovery import FATES, TAILS, Fate, Found, Side, StreamRecovery
 from walle.storage.segment import HEADER_BYTES, Segment
 from walle.storage.store import Store
+from walle.testing.files import Inode, SimulatedFiles
 
 if TYPE_CHECKING:
     from walle.core.member import State

@@ -19,10 +19,10 @@ from tests.storage.model import (
     read_action,
     read_bytes,
 )
-from tests.storage.simulated import SimulatedFiles
 from walle.core import effects
 from walle.messages import NodeRecord
 from walle.storage.store import Store
+from walle.testing.files import SimulatedFiles
 
 STREAMS = (1, 2, 77)
 DIRECTORY = Path("/data")

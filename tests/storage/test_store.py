@@ -19,7 +19,6 @@ from tests.storage.model import (
     read_bytes,
     records_of,
 )
-from tests.storage.simulated import SimulatedFile, SimulatedFiles
 from walle.core import effects
 from walle.core.effects import Promise
 from walle.errors import InvariantError
@@ -29,6 +28,7 @@ from walle.messages import NodeRecord
 from walle.record import Batch, Bytes, size_of
 from walle.storage.store import Store
 from walle.storage.vfs import RealFiles
+from walle.testing.files import SimulatedFile, SimulatedFiles
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

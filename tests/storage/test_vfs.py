@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.storage.simulated import Crash, SimulatedFiles
 from walle.storage.vfs import BUFFERS_COUNT_MAX, RealFile, RealFiles
+from walle.testing.files import Crash, SimulatedFiles
 
 if TYPE_CHECKING:
     from walle.storage.vfs import Files
@@ -212,3 +212,27 @@ def test_simulated_operation_fails_when_told() -> None:
     with pytest.raises(Crash):
         file.write([b"12345678"], 0)
     assert bytes(files.map(Path("/base/a"))[:8]) == b"1234\0\0\0\0"
+
+
+def test_simulated_sync_that_failed_has_written_nothing_though_it_looks_so() -> None:
+    files = SimulatedFiles()
+    file = files.create(Path("/a"), 1_024)
+    files.is_failing = True
+    file.write([b"data"], 0)
+    with pytest.raises(OSError, match="sync failed"):
+        files.sync([file])
+    files.is_failing = False
+    files.sync([file])  # the pages count as written
+    assert bytes(files.map(Path("/a"))[:4]) == b"data"
+    file.reload(0)
+    assert bytes(files.map(Path("/a"))[:4]) == bytes(4)
+
+
+def test_simulated_disk_is_full_when_told() -> None:
+    files = SimulatedFiles()
+    files.free_bytes = 1_000
+    files.create(Path("/a"), 600).close()
+    with pytest.raises(OSError, match="No space left"):
+        files.create(Path("/b"), 600)
+    files.remove(Path("/a"))
+    files.create(Path("/b"), 600).close()

@@ -1,13 +1,18 @@
-"""A disk in memory that can lose power: a verified fake of `walle.storage.vfs`.
+"""A file system in memory that can lose power: a verified fake of `walle.storage.vfs`.
 
 What was not synced is lost sector by sector at random, and so are names. An operation can be told
-to fail, as though the process or the machine had died in it.
+to fail, as though the process or the machine had died in it. A sync that is told to fail does what
+the real one may do: the pages count as written from then on, and show what the disk does not have.
 """
 
 from __future__ import annotations
 
+import errno
+import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
+
+from walle.testing.violation import require
 
 if TYPE_CHECKING:
     import random
@@ -36,8 +41,18 @@ class Inode:
         self.dirty |= set(range(offset // SECTOR_BYTES, -(-(offset + len(data)) // SECTOR_BYTES)))
 
     def persist(self, sector: int) -> None:
-        place = slice(sector * SECTOR_BYTES, (sector + 1) * SECTOR_BYTES)
-        self.durable[place] = self.data[place]
+        self.durable[_place(sector)] = self.data[_place(sector)]
+
+    def drop_clean_pages(self) -> None:
+        """What is not dirty is read from the platter again."""
+        kept = {sector: self.data[_place(sector)] for sector in self.dirty}
+        self.data[:] = self.durable
+        for sector, data in kept.items():
+            self.data[_place(sector)] = data
+
+
+def _place(sector: int) -> slice:
+    return slice(sector * SECTOR_BYTES, (sector + 1) * SECTOR_BYTES)
 
 
 class SimulatedFile:
@@ -47,7 +62,9 @@ class SimulatedFile:
 
     def write(self, buffers: Sequence[bytes | memoryview], offset: int) -> None:
         data = b"".join(buffers)
-        assert offset + len(data) <= len(self.inode.data), "writing beyond what was reserved"
+        require(
+            offset + len(data) <= len(self.inode.data), "nothing is written beyond what is reserved"
+        )
         if self.disk.is_last_step():
             # A write that is interrupted has done a part of its work.
             self.inode.write(data[: len(data) // 2], offset)
@@ -55,6 +72,7 @@ class SimulatedFile:
         self.inode.write(data, offset)
 
     def reload(self, _ahead_bytes: int) -> int:
+        self.inode.drop_clean_pages()
         end = len(self.inode.data.rstrip(b"\0"))
         return min(len(self.inode.data), -(-end // SECTOR_BYTES) * SECTOR_BYTES)
 
@@ -63,7 +81,12 @@ class SimulatedFile:
 
 
 class SimulatedFiles:
-    """Names and inodes. crash_at: the number of the operation that dies; None: none does."""
+    """Names and inodes.
+
+    crash_at: the number of the operation that dies; None: none does.
+    is_failing: whether syncs fail.
+    free_bytes: what files may still be made of; None: as much as they like.
+    """
 
     def __init__(self) -> None:
         self.names_now: dict[Path, Inode | None] = {}  # None: a directory
@@ -71,6 +94,8 @@ class SimulatedFiles:
         self.changes: list[tuple[Path, Inode | None, bool]] = []
         self.steps = 0
         self.crash_at: int | None = None
+        self.is_failing = False
+        self.free_bytes: int | None = None
 
     def is_last_step(self) -> bool:
         return self.crash_at == self.steps + 1
@@ -103,6 +128,7 @@ class SimulatedFiles:
         self.names_durable = dict(self.names_now)
         self.changes.clear()
         self.crash_at = None
+        self.is_failing = False
 
     def _change(
         self, names: dict[Path, Inode | None], path: Path, inode: Inode | None, is_there: bool
@@ -137,6 +163,10 @@ class SimulatedFiles:
         self.step()
         if path in self.names_now:
             raise FileExistsError(17, "file exists", str(path))
+        if self.free_bytes is not None:
+            if size > self.free_bytes:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+            self.free_bytes -= size
         inode = Inode(bytearray(size), bytearray(size))
         self._record((path, inode, True))
         return SimulatedFile(self, inode)
@@ -154,11 +184,17 @@ class SimulatedFiles:
 
     def remove(self, path: Path) -> None:
         self.step()
-        self._record((path, self._inode(path), False))
+        inode = self._inode(path)
+        if self.free_bytes is not None:
+            self.free_bytes += len(inode.data)
+        self._record((path, inode, False))
 
     def sync(self, files: Sequence[File]) -> None:
         for file in cast("Sequence[SimulatedFile]", files):
             self.step()
+            if self.is_failing:
+                file.inode.dirty.clear()
+                raise OSError(errno.EIO, "sync failed")
             for sector in file.inode.dirty:
                 file.inode.persist(sector)
             file.inode.dirty.clear()
