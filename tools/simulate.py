@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from concurrent.futures import Future
 
-TRACE_LINES = 60
 FAILURES_SHOWN = 3
 PROGRESS_S = 10
 
@@ -126,8 +125,7 @@ def _show(seed: int) -> int:
 def _print_failure(failure: scenario.Failure) -> None:
     print(f"\nseed {failure.seed}: {failure.what}")
     print(f"with {len(failure.steps)} steps: {', '.join(map(str, failure.steps))}")
-    print(f"the last {TRACE_LINES} of {len(failure.trace)} lines of its trace:")
-    print("\n".join(failure.trace[-TRACE_LINES:]))
+    print("\n".join(failure.report))
 
 
 def _break(name: str, seconds: float) -> int:

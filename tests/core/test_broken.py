@@ -13,7 +13,7 @@ import pytest
 from walle.testing import scenario
 from walle.testing.broken import RULES
 
-SEEDS = 5
+SEEDS = 30
 
 
 @pytest.mark.parametrize("name", RULES)

@@ -13,6 +13,7 @@ import pytest
 
 from walle.testing import scenario
 from walle.testing.broken import RULES
+from walle.testing.trace import Trace
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -30,10 +31,11 @@ def test_a_run_through_faults_ends_whole(seed: int) -> None:
 def test_a_run_is_repeatable() -> None:
     runs = [scenario.ordinary(7), scenario.ordinary(7)]
     for run in runs:
-        run.trace = []
+        run.trace = Trace()
         run.run()
-    assert runs[0].trace == runs[1].trace
-    assert runs[0].trace
+    lines = [run.trace.lines for run in runs if run.trace is not None]
+    assert lines[0] == lines[1]
+    assert lines[0]
 
 
 def test_failure_is_reduced_to_the_steps_that_matter() -> None:
@@ -49,5 +51,5 @@ def test_failure_is_reduced_to_the_steps_that_matter() -> None:
         failure = next(each for each in failures if each is not None)
         assert 0 < len(failure.steps) < STEPS // 2
         assert scenario.find(make, failure.seed, failure.steps)[0] == failure.what
-    assert failure.trace
+    assert failure.report
     assert scenario.find(make, failure.seed, failure.steps)[0] is None

@@ -7,8 +7,9 @@ takes from that what it wants to:
     cluster.deliver(cluster.held.pop())                # by hand, in any order, or twice
     cluster.lose = lambda mail: ...                                 # lost on the way
     cluster.delays_ms = lambda mail: (0.1, 7.0)                     # arrives twice
-    cluster.sync_ms = lambda: 2.0                                   # disks take a while to sync
-    cluster.crash("n2", kept_actions=3)                             # the rest was not synced
+    cluster.sync_ms = lambda name: 2.0                              # its disk takes a while to sync
+    cluster.crash("n2", kept=3)                                     # the rest was not synced
+    cluster.disks["n2"].is_failing = True                           # the node ends
 """
 
 from __future__ import annotations
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
 
 MS = 1_000_000
 START_NS = 1_000_000_000
+WALL_US = 1_700_000_000_000_000
+"""What wall clocks show at the beginning, but for what `wall_ahead_us` adds."""
+CLIENT_SESSIONS = 40
 PEER_SESSIONS = 1_000
 """Sessions from this number on are other nodes'; those below are clients'."""
 IDLE_STEPS_MAX = 20_000
@@ -103,7 +107,13 @@ class Cluster:
     """Nodes n1, n2, ... and clients, which are sessions 1, 2, ... of every node."""
 
     def __init__(
-        self, size: int = 3, seed: int = 1, delay_ms: float = 0.1, *, is_started: bool = True
+        self,
+        size: int = 3,
+        seed: int = 1,
+        delay_ms: float = 0.1,
+        *,
+        is_started: bool = True,
+        make_disk: Callable[[], Disk] = Disk,
     ) -> None:
         self.random = random.Random(seed)
         self.now_ns = START_NS
@@ -111,7 +121,8 @@ class Cluster:
         self.addresses = {name: f"{name}:1" for name in self.names}
         self.identities = {name: name.encode().ljust(16, b"\0") for name in self.names}
         self.clocks = dict.fromkeys(self.names, Clock())
-        self.disks = {name: Disk() for name in self.names}
+        self.wall_ahead_us = dict.fromkeys(self.names, 0)
+        self.disks = {name: make_disk() for name in self.names}
         self.nodes: dict[str, Node] = {}
         self.alarms: list[str] = []
         self.answers: list[Mail] = []
@@ -121,15 +132,17 @@ class Cluster:
         self.hold: Callable[[Mail], bool] = lambda _mail: False
         self.lose: Callable[[Mail], bool] = lambda _mail: False
         self.delays_ms: Callable[[Mail], tuple[float, ...]] = lambda _mail: (delay_ms,)
-        self.sync_ms: Callable[[], float] = lambda: 0.0
+        self.sync_ms: Callable[[str], float] = lambda _name: 0.0
         self.on_post: Callable[[Mail], None] = lambda _mail: None
         self.on_answer: Callable[[Mail], None] = self.answers.append
         self.on_action: Callable[[Action], None] = lambda _action: None
         self.on_step: Callable[[], None] = lambda: None
+        self.on_failure: Callable[[str], None] = self.crash
         self._events: list[tuple[int, int, Mail | str]] = []  # a name: that node's disk syncs
         self._count = count()
         self._idle_steps = 0
         self._lives = dict.fromkeys(self.names, 0)
+        self._alarms_ns: dict[str, int] = {}  # in true time, of the nodes that run
         self._is_syncing: set[str] = set()
         self._forwards: dict[str, list[Send]] = {name: [] for name in self.names}
         if is_started:
@@ -151,7 +164,7 @@ class Cluster:
             initial_cluster=dict(self.addresses),
             recovered=self.disks[name].recover(),
         )
-        for session in range(1, 10):
+        for session in range(1, CLIENT_SESSIONS + 1):
             node.open_session(session, client_hello())
         for number, peer in enumerate(self.names, start=PEER_SESSIONS):
             node.open_session(number, self.peer_hello(peer))
@@ -165,10 +178,12 @@ class Cluster:
         cluster_id = NO_IDENTITY if cluster is None else cluster.cluster_id
         return Hello(PROTOCOL_VERSION, ROLE_NODE, cluster_id, name, self.identities[name])
 
-    def crash(self, name: str, kept_actions: int = 1 << 30) -> None:
-        """Ends the node; of what its disk has not synced, the first `kept_actions` are kept."""
+    def crash(self, name: str, kept: int | random.Random = 1 << 30) -> None:
+        """Ends the node; of what its disk has not synced, the first `kept` actions are kept, or
+        what chance says."""
         del self.nodes[name]
-        self.disks[name].crash(kept_actions)
+        self._alarms_ns.pop(name, None)
+        self.disks[name].crash(kept)
         self._forwards[name].clear()
         self._is_syncing.discard(name)
         self._paused.pop(name, None)
@@ -177,11 +192,14 @@ class Cluster:
         """The node's process stands still: its clock goes on, and what comes to it waits."""
         if name in self.nodes:
             self._paused.setdefault(name, [])
+            self._alarms_ns.pop(name, None)
 
     def resume(self, name: str) -> None:
         """The process goes on, first with what has waited."""
         for event in self._paused.pop(name, []):
             self._schedule(self.now_ns, event)
+        if name in self.nodes:
+            self._set_alarm(name)
 
     def is_paused(self, name: str) -> bool:
         return name in self._paused
@@ -264,14 +282,8 @@ class Cluster:
 
     def step(self, end_ns: int) -> bool:
         """Goes on to whatever happens next; False if that is behind `end_ns`."""
-        alarm_ns, name = min(
-            (
-                (self.clocks[each].true_at(node.context.timers.next_ns()), each)
-                for each, node in self.nodes.items()
-                if each not in self._paused
-            ),
-            default=(end_ns + 1, ""),
-        )
+        name = min(self._alarms_ns, key=self._alarms_ns.__getitem__, default="")
+        alarm_ns = self._alarms_ns.get(name, end_ns + 1)
         event_ns = self._events[0][0] if self._events else end_ns + 1
         at_ns = max(min(alarm_ns, event_ns), self.now_ns)
         if at_ns > end_ns:
@@ -300,13 +312,19 @@ class Cluster:
 
     def _set_clock(self, context: Context) -> None:
         context.now_ns = self.clocks[context.node_id].at(self.now_ns)
-        context.wall_us = self.now_ns // 1000
+        context.wall_us = WALL_US + self.now_ns // 1000 + self.wall_ahead_us[context.node_id]
+
+    def _set_alarm(self, name: str) -> None:
+        if name not in self._paused:
+            due_ns = self.nodes[name].context.timers.next_ns()
+            self._alarms_ns[name] = self.clocks[name].true_at(due_ns)
 
     def _schedule(self, at_ns: int, event: Mail | str) -> None:
         heapq.heappush(self._events, (at_ns, next(self._count), event))
 
     def collect(self, name: str) -> None:
         """Carries out what the node's core asked for."""
+        self._set_alarm(name)
         outbox, disk = self.nodes[name].context.outbox, self.disks[name]
         self.alarms += outbox.alarms
         outbox.alarms.clear()
@@ -323,16 +341,20 @@ class Cluster:
                 disk.execute(action)
         if actions and name not in self._is_syncing:
             self._is_syncing.add(name)
-            delay_ms = self.sync_ms()
+            delay_ms = self.sync_ms(name)
             if delay_ms:
                 self._schedule(self.now_ns + int(delay_ms * MS), name)
             else:
                 self._sync(name)
 
     def _sync(self, name: str) -> None:
-        """A round of group commit."""
+        """A round of group commit. One that fails is the end of the node."""
         self._is_syncing.discard(name)
-        self.disks[name].sync()
+        try:
+            self.disks[name].sync()
+        except OSError:
+            self.on_failure(name)
+            return
         outbox = self.nodes[name].context.outbox
         outbox.synced = outbox.sequence
         forwards, self._forwards[name] = self._forwards[name], []

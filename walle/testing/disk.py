@@ -1,11 +1,13 @@
 """A simulated disk: storage as the core sees it, in dictionaries.
 
 Actions are carried out at once, in order, as reads show; they become durable at the next `sync`.
-A crash keeps any prefix of what was not synced. The durable commit point may lag behind.
+A crash keeps of what was not synced a prefix of each stream's, and of the rest the promises and
+topologies or not: docs/storage.md allows no more. The durable commit point may lag behind.
 """
 
 from __future__ import annotations
 
+import errno
 from array import array
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -21,7 +23,8 @@ from walle.ids import NO_WRITER, ORIGIN, Position, WriterId
 from walle.record import Batch, Bytes, check, decode, size_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    import random
+    from collections.abc import Iterable, Iterator
 
     from walle.core.effects import Action
     from walle.core.topology import StreamTopology
@@ -218,12 +221,14 @@ class Disk:
 
     note_entries: by how many entries the durable commit point lags before it is noted; at most
         `history.CHAINS_KEPT`.
+    is_failing: whether syncs fail; the node must not go on then.
     """
 
     def __init__(self, note_entries: int = 1) -> None:
         self.cluster: effects.SetCluster | None = None
         self.streams: dict[int, Stream] = {}
         self.note_entries = note_entries
+        self.is_failing = False
         self._durable: dict[int, Stream] = {}
         self._durable_cluster: effects.SetCluster | None = None
         self._unsynced: list[Action] = []
@@ -252,21 +257,37 @@ class Disk:
                 streams[action.stream_id].execute(action, self.note_entries)
         return None
 
-    def sync(self, count: int | None = None) -> None:
-        """Makes the first `count` actions durable that are not yet, by default all."""
-        done = self._unsynced[:count]
-        del self._unsynced[: len(done)]
-        for action in done:
+    def sync(self) -> None:
+        """Makes all actions durable that are not yet.
+
+        Raises:
+            OSError: it failed, and how much is durable is not known.
+        """
+        if self.is_failing:
+            raise OSError(errno.EIO, "sync failed")
+        unsynced, self._unsynced = self._unsynced, []
+        self._make_durable(unsynced)
+
+    def _make_durable(self, actions: Iterable[Action]) -> None:
+        for action in actions:
             self._durable_cluster = self._execute(self._durable, action) or self._durable_cluster
 
-    def crash(self, kept_count: int = 0) -> None:
-        """Loses what was not synced, but the first `kept_count` actions."""
-        self.sync(kept_count)
-        self._unsynced.clear()
+    def crash(self, kept: int | random.Random) -> None:
+        """Loses what was not synced: all but the first `kept` actions, or as chance has it."""
+        unsynced, self._unsynced = self._unsynced, []
+        count = kept if isinstance(kept, int) else kept.randrange(len(unsynced) + 1)
+        if isinstance(kept, int) or any(isinstance(each, effects.SetCluster) for each in unsynced):
+            self._make_durable(unsynced[:count])
+        else:
+            self._make_durable(_kept_by_chance(unsynced, kept))
+        self.is_failing = False
         self.cluster = self._durable_cluster
         for stream in self._durable.values():
             stream.history.committed = stream.noted
         self.streams = {key: stream.copy() for key, stream in self._durable.items()}
+
+    def compare(self) -> None:
+        """Whether what is stored is what was ordered: here it is by construction."""
 
     def durable(self, stream_id: int) -> Stream | None:
         """What a crash at this moment would leave of the stream, at the least."""
@@ -296,3 +317,17 @@ class Disk:
     def recover_stream(self, stream_id: int) -> State:
         """What a restarted member finds."""
         return self.streams[stream_id].state(stream_id)
+
+
+def _kept_by_chance(unsynced: list[Action], rng: random.Random) -> Iterator[Action]:
+    """What may have become durable of actions that were not synced: what one stream's records
+    need goes before what another's do, or behind."""
+    by_stream: dict[int, list[Action]] = {}
+    for action in unsynced:
+        by_stream.setdefault(getattr(action, "stream_id", 0), []).append(action)
+    for actions in by_stream.values():
+        count = rng.randrange(len(actions) + 1)
+        yield from actions[:count]
+        if rng.random() < 0.3:
+            small = effects.SetPromise, effects.SetTopology
+            yield from (each for each in actions[count:] if isinstance(each, small))

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from walle.core import backfill, calls, history, member, reading, reorder, syncing, writers
+from walle.storage import extent, journal, pool, segment, store
 
 if TYPE_CHECKING:
     import random
@@ -22,6 +23,13 @@ SMALL: tuple[tuple[Any, str, int], ...] = (
     (backfill, "FETCH_MS", 100),
     (syncing, "FETCH_MS", 100),
     (member, "FETCH_MS", 100),
+    (segment, "SEGMENT_BYTES_MIN", 16_384),
+    (segment, "SEGMENT_BYTES_MAX", 32_768),
+    (journal, "BYTES_MIN", 65_536),
+    (extent, "INDEX_STEP_BYTES", 1_024),
+    (pool, "WRITERS_COUNT_MAX", 3),
+    (pool, "MAPS_COUNT_MAX", 2),
+    (store, "NOTE_LAG_ENTRIES", 4),
 )
 """Bounds made so small that a simulation comes upon them: module, name, value."""
 
@@ -35,15 +43,21 @@ class Faults:
         replayed: which kinds; all, if it names none.
     sync_ms: how long a sync takes at the most.
     note_entries: by how many entries the durable commit point lags.
+    slow, slow_ms: that a node's disk becomes slow, or fast again, at each step; how long its syncs
+        take then at the most.
+    sync_error: that a node's next sync fails, at each step.
     crash, cut_off: that a node crashes, that one is cut off, at each step. restart: that one that
         is down is started.
     pause, stall: that a client, or a node, stands still for a while, though its clock goes on.
     blocked, links: that a client's way to a node, or a node's way to another, is opened or closed.
-    rot: that a record of a crashed node is damaged. One node of a run at the most has damage.
+    mask: that every way from one node to another is opened or closed, at each step.
+    rot, ruin: that a record of a crashed node is damaged; that its journal is lost, so that it
+        never comes back. One node of a run at the most has damage.
     change: that the stream's members are changed, at each step.
     claim: that a client without a claim claims. force: that it takes over a running lease.
     leases_ms: the leases that are claimed.
-    fast_clocks: whether clocks differ by nearly 4/3.
+    rates: of the clocks, drawn for each node and client.
+    wall_jump: that a node's wall clock jumps, at each step.
     """
 
     lost: float = 0.0
@@ -53,6 +67,9 @@ class Faults:
     replay: float = 0.0
     replayed: tuple[str, ...] = ()
     sync_ms: float = 0.0
+    slow: float = 0.0
+    slow_ms: float = 300.0
+    sync_error: float = 0.0
     note_entries: int = 1
     crash: float = 0.0
     restart: float = 0.1
@@ -61,12 +78,20 @@ class Faults:
     cut_off: float = 0.0
     blocked: float = 0.0
     links: float = 0.0
+    mask: float = 0.0
     rot: float = 0.0
+    ruin: float = 0.0
     change: float = 0.0
     claim: float = 0.1
     force: float = 0.3
     leases_ms: tuple[int, ...] = (100, 200, 800)
-    fast_clocks: bool = True
+    rates: tuple[float, ...] = (1.0, 1.15, 1.32)
+    wall_jump: float = 0.0
+
+    @property
+    def are_clocks_as_assumed(self) -> bool:
+        """Whether the rates of any two differ by a factor of at most 4/3."""
+        return max(self.rates) * 3 <= min(self.rates) * 4
 
     @classmethod
     def draw(cls, rng: random.Random, **fixed: Any) -> Faults:
@@ -78,6 +103,8 @@ class Faults:
             late_ms=rng.choice([5.0, 50.0, 400.0]),
             replay=rng.choice([0.0, 0.0, 0.05, 0.3]),
             sync_ms=rng.choice([0.0, 1.0, 10.0]),
+            slow=rng.choice([0.0, 0.0, 0.005]),
+            sync_error=rng.choice([0.0, 0.0, 0.005]),
             note_entries=rng.choice([1, 3, 8]),
             crash=rng.choice([0.0, 0.002, 0.02]),
             restart=rng.choice([0.1, 0.1, 1.0]),
@@ -86,10 +113,14 @@ class Faults:
             cut_off=rng.choice([0.0, 0.02]),
             blocked=rng.choice([0.0, 0.01, 0.1]),
             links=rng.choice([0.0, 0.0, 0.05]),
+            mask=rng.choice([0.0, 0.0, 0.005]),
             rot=rng.choice([0.0, 0.3]),
+            ruin=rng.choice([0.0, 0.0, 0.1]),
             change=rng.choice([0.0, 0.002, 0.01, 0.05]),
             claim=rng.choice([0.1, 0.1, 0.5]),
             force=rng.choice([0.0, 0.3, 1.0]),
             leases_ms=rng.choice([(100, 200, 800), (100, 200, 800), (8, 20), (20, 800)]),
+            rates=rng.choice([(1.0, 1.15, 1.32), (1.0, 1.15, 1.32), (1.0, 1.32, 2.0)]),
+            wall_jump=rng.choice([0.0, 0.01]),
         )
         return replace(drawn, **fixed)

@@ -4,30 +4,44 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from walle.testing.disk import Disk
 from walle.testing.simulation import Simulation
+from walle.testing.stored import StoredDisk
+from walle.testing.trace import Trace
 
 if TYPE_CHECKING:
     from collections import Counter
     from collections.abc import Callable, Collection
 
-STEPS = 600
-SHAPES = ((3, 3), (5, 3), (4, 3), (5, 5), (7, 5))
-"""Nodes, and replicas of the stream, by the seed's remainder."""
+STEPS = 400
+SHAPES = ((3, 3, 1), (5, 3, 1), (4, 3, 2), (5, 5, 1), (7, 5, 1), (3, 3, 3), (5, 3, 8))
+"""Nodes, replicas of a stream, and streams, by the seed's remainder."""
+STORED_EVERY = 4
+"""Every so many seeds the nodes keep what they hold in the real store."""
 
 
 class Failure(NamedTuple):
-    """A run that found something: what, and the shortest list of steps that still finds it."""
+    """A run that found something: what, the shortest list of steps that still finds it, and what
+    happened in that run, in lines."""
 
     seed: int
     what: str
     steps: tuple[int, ...]
-    trace: list[str]
+    report: list[str]
 
 
 def ordinary(seed: int, steps: Collection[int] = range(STEPS)) -> Simulation:
     """Everything is drawn from the seed."""
-    size, replicas = SHAPES[seed % len(SHAPES)]
-    return Simulation(seed, size=size, replicas=replicas, steps=steps)
+    size, replicas, streams = SHAPES[seed % len(SHAPES)]
+    is_stored = seed % STORED_EVERY == 0
+    return Simulation(
+        seed,
+        size=size,
+        replicas=replicas,
+        streams=streams,
+        make_disk=StoredDisk if is_stored else Disk,
+        steps=steps,
+    )
 
 
 def run(simulation: Simulation) -> str | None:
@@ -48,10 +62,11 @@ def count(make: Callable[[int], Simulation], seed: int) -> tuple[str | None, Cou
 def find(
     make: Callable[[int, Collection[int]], Simulation], seed: int, steps: Collection[int]
 ) -> tuple[str | None, list[str]]:
-    """Runs some of the steps; what that found, if anything, and its trace."""
+    """Runs some of the steps; what that found, if anything, and the report."""
     simulation = make(seed, steps)
-    trace = simulation.trace = []
-    return run(simulation), trace
+    simulation.trace = Trace()
+    found = run(simulation)
+    return found, simulation.report()
 
 
 def reduce(
@@ -63,7 +78,7 @@ def reduce(
     What happens in a step, and what the network does, follows from the seed and the step's number,
     not from the steps before it.
     """
-    what, trace = find(make, seed, steps)
+    what, report = find(make, seed, steps)
     if what is None:
         return None
     kept = list(steps)
@@ -72,10 +87,10 @@ def reduce(
         start = 0
         while start < len(kept):
             shorter = kept[:start] + kept[start + size :]
-            found, found_trace = find(make, seed, shorter)
+            found, found_report = find(make, seed, shorter)
             if found is not None:
-                kept, what, trace = shorter, found, found_trace
+                kept, what, report = shorter, found, found_report
             else:
                 start += size
         size //= 2
-    return Failure(seed, what, tuple(kept), trace)
+    return Failure(seed, what, tuple(kept), report)

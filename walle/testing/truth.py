@@ -19,7 +19,7 @@ from walle.messages import Put, PutReply, Stamp, StampReply
 from walle.testing.violation import Violation, require
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterator, Mapping
 
     from walle.core.topology import StreamTopology
     from walle.messages import Message
@@ -131,12 +131,15 @@ class Truth:
             if stream.accepted > stream.promise.writer:
                 raise Violation(f"{name}: accepted is above promised")
 
-    def check_foresight(self, streams: Mapping[str, Stream], newest: StreamTopology) -> None:
+    def check_foresight(
+        self, streams: Mapping[str, Stream], newest: StreamTopology, lost: Collection[str] = ()
+    ) -> None:
         """A claim by every possible majority would keep every acknowledged entry.
 
         streams: of the nodes that have one; a node without has promised and accepted nothing.
         newest: the newest committed topology. Majorities of an older one count, too, as long as
             enough of its members have not left it.
+        lost: the nodes that will never come back.
         """
         seen = self._foresight_of(streams), self.tip, newest.version
         if seen in self._foreseen:
@@ -151,7 +154,11 @@ class Truth:
                 or node not in streams
                 or streams[node].topology.version <= version
             }
-            able = [node for node, each in present.items() if each is None or not each.is_doubtful]
+            able = [
+                node
+                for node, each in present.items()
+                if (each is None or not each.is_doubtful) and node not in lost
+            ]
             if not quorum.is_majority(topology, able):
                 continue
             for majority in majorities(topology):

@@ -1,0 +1,150 @@
+"""A simulated disk that keeps what it holds in the real store, on a simulated file system.
+
+The model (`walle.testing.disk`) is told the same, so the checks read it as they do that of any
+disk. After a crash it is made anew from what the store has recovered.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from walle.core import effects
+from walle.errors import CorruptionError
+from walle.ids import NO_IDENTITY
+from walle.record import Bytes, check
+from walle.storage.reader import Wanted
+from walle.storage.store import Store
+from walle.testing.disk import Disk, Records, Stream, copy_history, split
+from walle.testing.files import Crash, SimulatedFiles
+from walle.testing.violation import require
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Sequence
+
+    from walle.core.effects import Action
+    from walle.core.history import Run
+    from walle.core.member import State
+    from walle.record import Batch
+    from walle.storage.extent import Extent
+
+DIRECTORY = Path("/data")
+ALL_BYTES = 1 << 30
+CRASH_STEPS_MAX = 8
+
+
+class StoredDisk(Disk):
+    """What one node has stored, by `walle.storage`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._files = SimulatedFiles()
+        self._store = Store(DIRECTORY, self._files)
+
+    def execute(self, action: Action) -> None:
+        super().execute(action)
+        self._store.execute(action)
+
+    def sync(self) -> None:
+        self._files.is_failing = self.is_failing
+        if self._store.is_dirty:
+            self._store.sync()
+        unsynced, self._unsynced = self._unsynced, []
+        self._make_durable(unsynced)
+
+    def crash(self, kept: int | random.Random) -> None:
+        """The process is killed, or the machine loses power; perhaps in the middle of a sync.
+        Without chance, all is kept."""
+        if isinstance(kept, int):
+            self._store.sync()
+        else:
+            if not self._store._has_failed and kept.random() < 0.5:
+                self._files.crash_at = self._files.steps + kept.randint(1, CRASH_STEPS_MAX)
+                with suppress(Crash, OSError):
+                    self._store.sync()
+            self._files.crash_at, self._files.is_failing = None, False
+            if kept.random() < 0.5:
+                self._files.lose_power(kept)
+        self.is_failing = False
+        self._unsynced.clear()
+        self._reopen()
+
+    def _reopen(self) -> None:
+        self._store.close()
+        self._store = Store(DIRECTORY, self._files)
+        recovered = self._store.recovered()
+        self.cluster = self._durable_cluster = None
+        if recovered.cluster_id != NO_IDENTITY:
+            self.cluster = effects.SetCluster(recovered.cluster_id, recovered.nodes)
+            self._durable_cluster = self.cluster
+        before = self._durable
+        self.streams = {state.stream_id: self._stream_of(state) for state in recovered.states}
+        self._durable = {key: stream.copy() for key, stream in self.streams.items()}
+        for stream_id, stream in before.items():
+            found = self.streams.get(stream_id)
+            require(
+                found is not None
+                and found.promise.writer >= stream.promise.writer
+                and found.accepted >= stream.accepted
+                and found.topology.version >= stream.topology.version,
+                f"storage: {stream.name} was forgotten, or its promise, stamp or topology",
+            )
+
+    def read(self, action: effects.ReadRecords) -> Batch | None:
+        try:
+            views = self._store.read(action)
+        except CorruptionError:
+            return None
+        return check(Bytes(b"".join(views)), where="the store") if views else None
+
+    def rot(self, _stream_id: int, _entry_id: int, /) -> bool:
+        """What becomes of damaged files is for the tests of the storage."""
+        return False
+
+    def compare(self) -> None:
+        """Whether the store holds what the model does, byte for byte.
+
+        Raises:
+            Violation: it does not.
+        """
+        for stream_id, stream in self.streams.items():
+            runs, aside, fill = self._records_of(stream_id, stream.history.runs)
+            require(
+                (runs, aside, fill) == (stream.runs, stream.aside, stream.fill),
+                f"storage: {stream.name} is stored otherwise than it was ordered",
+            )
+
+    def _stream_of(self, state: State) -> Stream:
+        runs, aside, fill = self._records_of(state.stream_id, state.history.runs)
+        return Stream(
+            state.name,
+            state.topology,
+            copy_history(state.history),
+            state.promise,
+            state.accepted,
+            state.history.committed,
+            state.doubtful_id,
+            runs,
+            aside,
+            fill,
+        )
+
+    def _records_of(
+        self, stream_id: int, runs: Sequence[Run]
+    ) -> tuple[Records, list[Records], Records]:
+        """The records of the runs, of each aside run, and of the fill."""
+        log = self._store._logs[stream_id]
+        found: Records = {}
+        for run in runs:
+            found |= self._read_all(log.runs, run.start)
+        aside = [self._read_all(group, group[0].first_id) for group in log.aside]
+        fill = self._read_all(log.fill, log.fill[0].first_id) if log.fill else {}
+        return found, aside, fill
+
+    def _read_all(self, extents: Sequence[Extent], start: int) -> Records:
+        """The records of the run that begins there."""
+        wanted = Wanted(start, 1 << 62, ALL_BYTES, None)
+        views = self._store._reader.read(extents, wanted)
+        return split(check(Bytes(b"".join(views)), where="the store"))
