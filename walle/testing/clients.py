@@ -176,6 +176,8 @@ class Client:
         if not self.is_exclusive or self.writer is None or self.committed is None:
             return
         if section is None or section.writer != self.writer:
+            if self.is_thin and self._puts:
+                return  # others may have read already what the relay has not told this client
             self._section = Section(self.writer, self.committed, self.world.cluster.now_ns)
             return
         what = f"client {self.session}'s exclusive section"
