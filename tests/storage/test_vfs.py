@@ -236,3 +236,12 @@ def test_simulated_disk_is_full_when_told() -> None:
         files.create(Path("/b"), 600)
     files.remove(Path("/a"))
     files.create(Path("/b"), 600).close()
+
+
+def test_zeros_count_as_written(place: tuple[Files, Path]) -> None:
+    files, base = place
+    file = files.create(base / "a", 1 << 20)
+    file.write([bytes(8_192)], 0)
+    files.sync([file])
+    assert file.reload(0) >= 8_192
+    file.close()

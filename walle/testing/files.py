@@ -30,14 +30,19 @@ class Crash(Exception):
 
 @dataclass(eq=False)
 class Inode:
-    """A file's bytes: as processes see them, and as they are on the platter."""
+    """A file's bytes: as processes see them, and as they are on the platter.
+
+    end: where what was ever written ends, zeros included.
+    """
 
     data: bytearray
     durable: bytearray
     dirty: set[int] = field(default_factory=set)
+    end: int = 0
 
     def write(self, data: bytes, offset: int) -> None:
         self.data[offset : offset + len(data)] = data
+        self.end = max(self.end, offset + len(data))
         self.dirty |= set(range(offset // SECTOR_BYTES, -(-(offset + len(data)) // SECTOR_BYTES)))
 
     def persist(self, sector: int) -> None:
@@ -73,8 +78,7 @@ class SimulatedFile:
 
     def reload(self, _ahead_bytes: int) -> int:
         self.inode.drop_clean_pages()
-        end = len(self.inode.data.rstrip(b"\0"))
-        return min(len(self.inode.data), -(-end // SECTOR_BYTES) * SECTOR_BYTES)
+        return min(len(self.inode.data), -(-self.inode.end // SECTOR_BYTES) * SECTOR_BYTES)
 
     def close(self) -> None:
         pass
