@@ -82,6 +82,7 @@ class Simulation:
         self._are_clocks_as_assumed = self.faults.are_clocks_as_assumed
         self._rotten = self.rng.choice(self.cluster.names)
         self._all: dict[int, SimulatedStream] = {}
+        self._looked_at: SimulatedStream | None = None
         self._add_stream(STREAM_CLUSTER, CLUSTER_STREAM_NAME)
         self.cluster.on_post = self._saw
         for name in self.cluster.names:
@@ -158,13 +159,16 @@ class Simulation:
             for stream in self._all.values():
                 stream.changed()
         for stream in self._all.values():
+            self._looked_at = stream
             stream.check(are_clocks_as_assumed=self._are_clocks_as_assumed)
+        self._looked_at = None
         require(not self.cluster.alarms, f"alarm: {self.cluster.alarms}")
 
     def report(self) -> list[str]:
-        """Stream by stream, member by member: what there is, and how it came to that."""
+        """Stream by stream, member by member: what there is, and how it came to that; only of the
+        stream in which something was found, if that is known."""
         lines = []
-        for stream in self._all.values():
+        for stream in [self._looked_at] if self._looked_at else self._all.values():
             lines += ["", *stream.describe()]
             if self.trace is not None:
                 lines += self.trace.of(stream.stream_id, TRACE_LINES)
@@ -434,7 +438,9 @@ class Simulation:
         self._pass_until(cluster_stream.is_whole, QUIET_MS, "the closing of gaps in /cluster")
         self._pass_ms(12_000)
         for stream in self._all.values():
+            self._looked_at = stream
             stream.judge()
+        self._looked_at = None
         for disk in cluster.disks.values():
             disk.compare()
         self._check_leftovers()
