@@ -29,6 +29,7 @@ from walle.core.effects import Promise
 from walle.core.member import Member
 from walle.core.quorum import majority_size
 from walle.core.topology import StreamTopology
+from walle.errors import Code
 from walle.ids import NO_WRITER, ORIGIN, Position, WriterId
 from walle.limits import LEASE_MS_MIN, NS_PER_MS
 from walle.messages import (
@@ -64,6 +65,7 @@ STREAM = 7
 VERSION = 1
 JUMP_MS = LEASE_MS_MIN / 4
 CLAIM_MS = 1_000_000
+QUIET_MS = 10_000
 
 T = TypeVar("T")
 
@@ -164,11 +166,14 @@ class Stage:
             assert found == shape(place.member.history), name
 
     def crash_unsynced(self, name: str, step: Callable[[], object], kept_actions: int) -> None:
-        """The node crashes right after a step, when only its first actions are durable."""
+        """The node crashes right after a step, when only its first actions are durable; an append's
+        entries and its `accepted` count as two."""
         self.is_syncing = False
         with suppress(NoAnswer):
             step()
         self.is_syncing = True
+        unsynced = self.places[name].disk._unsynced
+        unsynced[:] = [part for action in unsynced for part in parts(action)]
         self.crash(name, kept_actions)
 
     def claim(self, number: int, lease_ms: int = LEASE_MS_MIN) -> Coordinator:
@@ -197,6 +202,38 @@ class Stage:
                 place.context.timers.run_due(self.now_ns)
             self.settle()
         self.now_ns = end_ns
+
+    def end_whole(self) -> None:
+        """The quiet phase: nothing is lost any more. A claim returns with all that is committed, its
+        put is committed too, and in the end every member holds the same, without a gap."""
+        self.lose = lambda *_: False
+        names, version = self.newest.members, self.newest.version
+        claim = self.claim(99)
+        for name in names:
+            claim.promise(name)
+        self.pass_ms(QUIET_MS)
+        for name in names:
+            if claim.claimed is None:
+                claim.bring_in(name)
+        writer = claim.returns()
+        assert writer.tail >= self.truth.tip
+        last_id = writer.tail.entry_id + 1
+        for name in names:
+            assert writer.put(last_id, to=name, version=version).code == Code.OK
+        for name in names:
+            writer.put(to=name, commit=last_id, version=version)
+        self.pass_ms(QUIET_MS)
+        self.check()
+        self.check_storage()
+        ends = {(self[name].history.committed, self[name].accepted) for name in names}
+        assert ends == {(writer.position(last_id), writer.id)}
+        for name in names:
+            assert [run.start for run in self[name].history.runs] == [1]
+            assert not self[name].history.aside
+        self.truth.check_records(
+            {name: self.places[name].disk.streams[STREAM] for name in names}
+        )
+        assert not self.alarms
 
     # --- delivery ---------------------------------------------------------------------------------
 
@@ -521,6 +558,14 @@ class Writer:
         self.heartbeat(commit, to)
         self._stage.pass_ms(JUMP_MS + 1)
         self._stage.check()
+
+
+def parts(action: effects.Action) -> list[effects.Action]:
+    """What of an action may become durable before the rest of it."""
+    if isinstance(action, effects.Append) and action.accepted is not None:
+        accepted = effects.SetAccepted(action.stream_id, action.accepted)
+        return [action._replace(accepted=None), accepted]
+    return [action]
 
 
 class NoNonce:

@@ -2,7 +2,20 @@
 
 A test is named after the rule or the fault; its steps are the schedule's, up to the forbidden one,
 which must be refused or do no harm. Durability, agreement, coverage and foresight are checked after
-every step; so what a test asserts besides is the refusal, and where it all ends.
+every step; so what a test asserts besides is the refusal. Then comes the quiet phase.
+
+    restamp                 a claim re-stamps entries while it copies them
+    discard                 a jump discards the suffix that it overtakes; also under a newer writer
+    stampchk, syncchk       a Stamp, a Sync is obeyed though another writer is promised
+    syncacc                 a Sync is obeyed by a member that is stamped; also with the others left out
+    jumpacc, hbraise        a jump, or a commit point that is held, leaves `accepted` as it was
+    heldraise               so does an entry that is held
+    syncjumpacc, synclower  a Sync's jump raises `accepted`, its truncation lowers it
+    queue                   what waited in a queue is appended after a newer promise
+    taillate                a tail is told after a newer promise
+    stampprefix             a Stamp is obeyed though the tail is longer
+    partial, accfirst       of one put `accepted` is durable after the entry, before the truncation
+    chainw                  the chain leaves out the writer's id
 """
 
 from __future__ import annotations
@@ -11,11 +24,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.core.by_hand import STREAM, VERSION, Stage, writer_id
+from tests.core.by_hand import STREAM, VERSION, NoAnswer, Stage, writer_id
 from walle.core import reading
+from walle.core.calls import REPEAT_MS_MIN
 from walle.errors import Code
 from walle.ids import ORIGIN
 from walle.messages import (
+    AskWriterReply,
     Fetch,
     NewWriterReply,
     ReadTail,
@@ -81,6 +96,7 @@ def test_restamp(monkeypatch: pytest.MonkeyPatch) -> None:
     w3 = claimed(stage, 3, "n1", "n3")
     assert w3.tail == w1.position(2)
     assert stage.history("n3") == stage.history("n1") == [1, 1]
+    stage.end_whole()
 
 
 def test_discard() -> None:
@@ -100,10 +116,8 @@ def test_discard() -> None:
     w1.put(4, to="n2")
     w1.heartbeat_and_jump(4, "n1")
     assert [len(stage[name].history.aside) for name in stage.names] == [1, 1, 0]
-    stage.lose = lambda *_: False
-    stage.pass_ms(5_000)
-    assert [stage.history(name) for name in stage.names] == [[1, 1, 1, 1]] * 3
-    assert not any(stage[name].history.aside for name in stage.names)
+    stage.end_whole()
+    assert stage.history("n1") == [1, 1, 1, 1, 99]
 
 
 def test_discard_under_a_newer_writer() -> None:
@@ -119,13 +133,9 @@ def test_discard_under_a_newer_writer() -> None:
     w2.put(3, to="n3")
     w2.put(3, to="n1")
     w2.heartbeat_and_jump(3, "n2")
-    stage.lose = lambda *_: False
-    stage.pass_ms(5_000)
-    w2.put(4, to="n2", commit=3)
-    w2.put(4, to="n3", commit=3)
-    w2.heartbeat(4, "n1")
-    stage.pass_ms(5_000)
-    assert [stage.history(name) for name in stage.names] == [[1, 1, 2, 2]] * 3
+    assert [run.last for run in stage["n2"].history.aside] == [w1.position(2)]
+    stage.end_whole()
+    assert stage.history("n1") == [1, 1, 2, 99]
 
 
 # --- the text taken literally ---------------------------------------------------------------------
@@ -139,6 +149,7 @@ def test_sync_after_its_claim_returned() -> None:
     w2.heartbeat_and_jump(1, "n2")
     assert delayed_sync(stage, 2, "n2") == Code.NOT_PROMISED
     assert stage.history("n2") == [2]
+    stage.end_whole()
 
 
 def test_stampchk() -> None:
@@ -165,6 +176,7 @@ def test_stampchk() -> None:
     assert stage["n2"].accepted == writer_id(1)
     c4.bring_in("n1", "n2")
     assert c4.returns().tail == w1.position(1)
+    stage.end_whole()
 
 
 def test_syncchk() -> None:
@@ -183,6 +195,7 @@ def test_syncchk() -> None:
     assert delayed_sync(stage, 2, "n3") == Code.FENCED
     assert delayed_sync(stage, 4, "n3") == Code.NOT_PROMISED
     assert stage.history("n3") == [2]
+    stage.end_whole()
 
 
 def test_syncacc() -> None:
@@ -194,24 +207,27 @@ def test_syncacc() -> None:
     assert delayed_sync(stage, 2, "n1") == Code.NOT_PROMISED
     assert delayed_sync(stage, 2, "n2") == Code.NOT_PROMISED
     assert stage.history("n1") == stage.history("n2") == [2]
+    stage.end_whole()
 
 
-def test_jumpacc() -> None:
-    """A jump on a writer's word makes its history the member's: `accepted` follows."""
+@pytest.mark.parametrize("count", [1, 3])
+def test_jumpacc(count: int) -> None:
+    """A jump on a writer's word makes its history the member's: `accepted` follows; whether the
+    jump leaves a gap or not."""
     stage = Stage()
     c2 = stage.claim(2)
     for name in stage.names:
         c2.promise(name)
     c2.bring_in("n1", "n2")
     w2 = c2.returns()
-    for entry_id in (1, 2, 3):
-        w2.put(entry_id, to="n1")
-        w2.put(entry_id, to="n2")
+    for name in ("n1", "n2"):
+        w2.put(1, count, to=name)
     stage.lose = no_backfill
-    w2.heartbeat_and_jump(3, "n3")
+    w2.heartbeat_and_jump(count, "n3")
     assert stage["n3"].accepted == writer_id(2)
-    assert [run.start for run in stage["n3"].history.runs] == [3]
+    assert [run.start for run in stage["n3"].history.runs] == [count]
     assert delayed_sync(stage, 2, "n3") == Code.NOT_PROMISED
+    stage.end_whole()
 
 
 def test_hbraise() -> None:
@@ -227,6 +243,7 @@ def test_hbraise() -> None:
     assert (reply.code, reply.held) == (Code.OK, w1.position(1))
     assert stage["n3"].accepted == writer_id(2)
     assert stage.history("n3") == [1]
+    stage.end_whole()
 
 
 def test_heldraise() -> None:
@@ -241,44 +258,71 @@ def test_heldraise() -> None:
     assert stage["n3"].accepted == writer_id(1)
     reply = w2.put(1, to="n3")
     assert (reply.held, stage["n3"].accepted) == (w2.position(1), writer_id(2))
+    stage.end_whole()
 
 
-def test_syncjumpacc() -> None:
-    """A jump that a Sync orders leaves `accepted` alone: it is not the whole chosen history."""
+@pytest.mark.parametrize("committed_id", [1, 2])
+def test_syncjumpacc(committed_id: int) -> None:
+    """A jump that a Sync orders leaves `accepted` alone: it is not the whole chosen history;
+    whether the jump leaves a gap or not."""
     stage = Stage()
     w1 = stage.writer(1)
-    w1.put(1, to="n1")
-    w1.put(1, to="n2")
-    w1.put(2, to="n1")
-    w1.put(2, to="n2")
-    w1.heartbeat(1, "n1")
-    w1.heartbeat(2, "n2")
+    for entry_id in range(1, committed_id + 2):
+        w1.put(entry_id, to="n1")
+        w1.put(entry_id, to="n2")
+    w1.heartbeat(committed_id, "n1")
+    w1.heartbeat(committed_id + 1, "n2")
     c2 = stage.claim(2)
     c2.promise("n3")
     c2.promise("n1")
     stage.lose = no_backfill
     assert c2.sync("n3") is None
-    assert stage["n3"].history.committed == w1.position(1)
+    assert stage["n3"].history.committed == w1.position(committed_id)
     assert stage["n3"].accepted == writer_id(1)
     stage.lose = lambda *_: False
     w3 = claimed(stage, 3, "n2", "n3")
-    assert w3.tail == w1.position(2)
+    assert w3.tail == w1.position(committed_id + 1)
+    stage.end_whole()
 
 
 def test_queue() -> None:
-    """What waits for its predecessor is not appended after a newer promise."""
+    """What has waited for its predecessor is not appended after a newer promise, whose tail does
+    not tell of it."""
     stage = Stage()
     w1 = stage.writer(1)
-    assert w1.put(2, to="n1").code == Code.OK
-    assert stage["n1"].history.tail == ORIGIN
+    for name in ("n2", "n3"):
+        w1.put(1, to=name)
+    w1.put(2, to="n3")
+    assert w1.put(2, to="n1").held == ORIGIN
     c2 = stage.claim(2)
     c2.promise("n1")
-    assert w1.put(1, to="n1").code == Code.FENCED
     c2.promise("n2")
-    assert w1.put(1, to="n2").code == Code.FENCED
+    stage["n1"].learn_committed(w1.position(1))
+    stage.settle()
+    assert stage.history("n1") == [1]
+    assert stage.truth.tip == w1.position(1)
     c2.bring_in("n1", "n2")
-    assert c2.returns().tail == ORIGIN
+    assert c2.returns().tail == w1.position(1)
+    stage.end_whole()
+
+
+def test_queue_of_a_missed_claim() -> None:
+    """What has waited for news of its writer is not appended after a newer promise."""
+    stage = Stage()
+    w2 = claimed(stage, 2, "n2", "n3")
+    w2.put(1, to="n2")
+    stage.lose = lambda _source, _target, message: isinstance(message, AskWriterReply)
+    with pytest.raises(NoAnswer):
+        w2.put(1, to="n1")
+    c3 = stage.claim(3)
+    c3.promise("n1")
+    c3.promise("n3")
+    stage.lose = lambda *_: False
+    stage.pass_ms(2 * REPEAT_MS_MIN)
     assert stage.history("n1") == []
+    c3.bring_in("n1", "n3")
+    assert c3.returns().tail == ORIGIN
+    stage.end_whole()
 
 
 def test_taillate() -> None:
@@ -304,8 +348,11 @@ def test_taillate() -> None:
     w4.put(1, to="n3")
     w4.heartbeat(1, "n2")
     assert late(2) == Code.FENCED
-    assert c2.letter(Sync, "n1") is None
-    assert c2.letter(Stamp, "n1") is None
+    c3.promise("n1")
+    for claim in (c2, c3):
+        assert claim.letter(Sync, "n1") is None
+        assert claim.letter(Stamp, "n1") is None
+    stage.end_whole()
 
 
 def test_stampprefix() -> None:
@@ -327,11 +374,13 @@ def test_stampprefix() -> None:
     w3 = c3.returns()
     assert w3.put(1, to="n1").held == w3.position(1)
     assert stage.history("n1") == [3]
+    stage.end_whole()
 
 
-@pytest.mark.parametrize("kept_actions", range(4))
+@pytest.mark.parametrize("kept_actions", range(5))
 def test_partial(kept_actions: int) -> None:
-    """A crash between a put's actions leaves nothing that later counts for more than it is."""
+    """A crash between a put's actions leaves nothing that later counts for more than it is; once
+    it is repeated and acknowledged, it counts for no less."""
     stage = Stage()
     w2 = claimed(stage, 2, "n1", "n2")
     stage.crash_unsynced("n3", lambda: w2.put(1, to="n3"), kept_actions)
@@ -342,9 +391,10 @@ def test_partial(kept_actions: int) -> None:
     c3.promise("n2")
     c3.bring_in("n2", "n3")
     assert c3.returns().tail == w2.position(1)
+    stage.end_whole()
 
 
-@pytest.mark.parametrize("kept_actions", range(5))
+@pytest.mark.parametrize("kept_actions", range(6))
 def test_accfirst(kept_actions: int) -> None:
     """The truncation is durable before the entry and `accepted`."""
     stage = Stage()
@@ -354,6 +404,7 @@ def test_accfirst(kept_actions: int) -> None:
     stage.crash_unsynced("n1", lambda: w2.put(1, to="n1"), kept_actions)
     assert w2.put(1, to="n1").held == w2.position(1)
     assert stage.history("n1") == [2]
+    stage.end_whole()
 
 
 def test_chainw() -> None:
@@ -368,6 +419,7 @@ def test_chainw() -> None:
     assert stage.history("n1") == [3]
     w4 = claimed(stage, 4, "n1", "n3")
     assert w4.tail == w3.position(1)
+    stage.end_whole()
 
 
 def test_synclower() -> None:
@@ -389,3 +441,4 @@ def test_synclower() -> None:
     assert stage["n1"].accepted == writer_id(1)
     c3.bring_in("n1", "n2")
     assert c3.returns().tail == w1.position(1)
+    stage.end_whole()
