@@ -204,8 +204,8 @@ class Stage:
         self.now_ns = end_ns
 
     def end_whole(self) -> None:
-        """The quiet phase: nothing is lost any more. A claim returns with all that is committed, its
-        put is committed too, and in the end every member holds the same, without a gap."""
+        """The quiet phase: nothing is lost any more. A claim returns with all that is committed,
+        its put is committed too, and in the end every member holds the same, without a gap."""
         self.lose = lambda *_: False
         names, version = self.newest.members, self.newest.version
         claim = self.claim(99)
@@ -230,9 +230,7 @@ class Stage:
         for name in names:
             assert [run.start for run in self[name].history.runs] == [1]
             assert not self[name].history.aside
-        self.truth.check_records(
-            {name: self.places[name].disk.streams[STREAM] for name in names}
-        )
+        self.truth.check_records({name: self.places[name].disk.streams[STREAM] for name in names})
         assert not self.alarms
 
     # --- delivery ---------------------------------------------------------------------------------
