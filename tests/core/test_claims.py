@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.core.by_hand import STREAM, VERSION, Stage, writer_id
+from tests.core.by_hand import STREAM, VERSION, NoAnswer, Stage, writer_id
 from tests.core.test_schedules import claimed, no_backfill
 from walle.core import reorder, syncing
 from walle.core.calls import REPEAT_MS_MIN
@@ -379,6 +379,28 @@ def test_nobody_is_not_a_writer() -> None:
     reply = stage.writer(0).put(1, to="n1")
     assert reply.code != Code.OK
     assert stage.history("n1") == []
+
+
+# --- durability -----------------------------------------------------------------------------------
+
+
+def test_nothing_is_told_before_it_is_durable() -> None:
+    stage = Stage()
+    w1 = uneven(stage)
+    stage.is_syncing = False
+    with pytest.raises(NoAnswer):
+        w1.put(4, to="n2")
+    c2 = stage.claim(2)
+    assert c2.promise("n2") is None
+    assert c2.promise("n3") is None
+    stage.is_syncing = True
+    assert c2.promise("n2") == c2.promise("n3") == Code.OK
+    stage.is_syncing = False
+    assert c2.sync("n3") is None
+    stage.is_syncing = True
+    assert c2.sync("n3") == Code.OK
+    stage.is_syncing = False
+    assert c2.stamp("n3") is None
 
 
 # --- release --------------------------------------------------------------------------------------

@@ -58,7 +58,6 @@ class Leader:
     def now_ns(self) -> int:
         return int(self.stage.now_ns * self._rate)
 
-    @property
     def is_exclusive(self) -> bool:
         return self.now_ns < self.pipeline.exclusive_until_ns()
 
@@ -94,7 +93,7 @@ def begun(rate: float = 1.0) -> tuple[Stage, Leader]:
     w1.beat()
     w1.reaches(*stage.names)
     w1.hears()
-    assert w1.is_exclusive
+    assert w1.is_exclusive()
     return stage, w1
 
 
@@ -114,7 +113,7 @@ def returned(claim: Coordinator, by: tuple[str, ...], heard: tuple[str, ...]) ->
     leader.beat()
     leader.reaches(*heard)
     leader.hears()
-    assert leader.is_exclusive
+    assert leader.is_exclusive()
     return leader
 
 
@@ -122,13 +121,13 @@ def waits_for(w1: Leader, claim: Coordinator, *names: str) -> None:
     """These members have promised the claim's writer, and answer once w1's lease has run out."""
     stage = w1.stage
     w1.hears()
-    assert w1.is_exclusive
+    assert w1.is_exclusive()
     stage.pass_ms(LEASE_MS - 1)
     assert claim.promised == set()
     stage.pass_ms(1)
     assert claim.promised == set(names)
     returned(claim, names, names)
-    assert not w1.is_exclusive
+    assert not w1.is_exclusive()
     stage.end_whole()
 
 
@@ -251,11 +250,11 @@ def test_relcmp() -> None:
     c3 = stage.claim(3)
     assert c3.promise("n2") == Code.OK
     assert c3.promise("n3") is None
-    assert w2.is_exclusive
+    assert w2.is_exclusive()
     stage.pass_ms(LEASE_MS)
     assert c3.promised == {"n2", "n3"}
     returned(c3, ("n2", "n3"), ("n1", "n2"))
-    assert not w2.is_exclusive
+    assert not w2.is_exclusive()
     stage.end_whole()
 
 
@@ -328,8 +327,8 @@ def test_sendtime() -> None:
     acknowledgement on it would outlive what the members owe."""
     w1, w2 = overtaken(rate=1.0)
     assert w1.pipeline.acknowledged_transmission == w1.pipeline.transmission
-    assert not w1.is_exclusive
-    assert w2.is_exclusive
+    assert not w1.is_exclusive()
+    assert w2.is_exclusive()
     w1.stage.end_whole()
 
 
@@ -338,7 +337,7 @@ def test_clocks_that_run_apart(rate: float, *, are_both: bool) -> None:
     """Members whose clocks run 4/3 times as fast as the writer's are what a lease allows for; with
     5/3 two writers may call themselves exclusive. What they write is exclusive all the same."""
     w1, w2 = overtaken(rate)
-    assert (w1.is_exclusive, w2.is_exclusive) == (are_both, True)
+    assert (w1.is_exclusive(), w2.is_exclusive()) == (are_both, True)
     w1.put()
     w1.reaches(*w1.stage.names)
     w2.put()

@@ -7,7 +7,7 @@ every step; so what a test asserts besides is the refusal. Then comes the quiet 
     restamp                 a claim re-stamps entries while it copies them
     discard                 a jump discards the suffix that it overtakes; also under a newer writer
     stampchk, syncchk       a Stamp, a Sync is obeyed though another writer is promised
-    syncacc                 a Sync is obeyed by a member that is stamped; also once its claim returned
+    syncacc                 a Sync is obeyed by a stamped member; also once its claim has returned
     jumpacc, hbraise        a jump, or a commit point that is held, leaves `accepted` as it was
     heldraise               so does an entry that is held
     syncjumpacc, synclower  a Sync's jump raises `accepted`, its truncation lowers it
