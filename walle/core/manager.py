@@ -32,6 +32,7 @@ CLAIM_MS = 4 * LEASE_MS
 PAUSE_MS = 300
 ASK_MS = 1_000
 TELL_MS = 10_000
+OVERTAKEN = Failure(Code.BUSY, "the topology manager has changed; repeat the request")
 
 
 class Manager:
@@ -44,8 +45,7 @@ class Manager:
         self._member = member
         self._cluster = cluster
         self._address = address
-        self._is_claiming = False
-        self._is_stopped = False
+        self._claim: Claim | None = None
         self.is_releasing = False
         self._writer: NodeWriter | None = None
         self._encoder: Encoder | None = None
@@ -64,16 +64,16 @@ class Manager:
 
     def watch(self) -> None:
         """Claims `/cluster` once nobody holds its lease."""
-        if self._writer is None and not self._is_claiming and not self._is_stopped:
-            pause_ms = PAUSE_MS + self._context.jitter_ms(PAUSE_MS)
-            due_ns = max(self._member.lease.until_ns, self._context.now_ns)
-            at_ns = due_ns + int(pause_ms * NS_PER_MS)
-            self._context.timers.set_if_unset("manager", at_ns, self._check)
+        pause_ms = PAUSE_MS + self._context.jitter_ms(PAUSE_MS)
+        due_ns = max(self._member.lease.until_ns, self._context.now_ns)
+        at_ns = due_ns + int(pause_ms * NS_PER_MS)
+        self._context.timers.set("manager", at_ns, self._check)
 
     def stop(self) -> None:
         """Hands `/cluster` back, so that another member need not wait for the lease."""
-        self._is_stopped = True
         self._context.timers.cancel("manager")
+        if self._claim is not None:
+            self._claim.cancel()
         if self._writer is None:
             return
         pipeline = self._writer.pipeline
@@ -107,8 +107,7 @@ class Manager:
         if member.lease.until_ns > self._context.now_ns:
             self.watch()
             return
-        self._is_claiming = True
-        Claim(
+        self._claim = Claim(
             self._context,
             stream_id=member.stream_id,
             topology=lambda: member.topology,
@@ -119,15 +118,11 @@ class Manager:
             force=False,
             on_stale=member.on_stale,
             on_claimed=self._begin,
-            on_failed=self._rest,
-        ).start()
-
-    def _rest(self, _why: str) -> None:
-        self._is_claiming = False
-        self.watch()
+            on_failed=lambda _why: self.watch(),
+        )
+        self._claim.start()
 
     def _begin(self, claimed: Claimed) -> None:
-        self._is_claiming = False
         self._claimed_id = claimed.tail.entry_id
         self._context.outbox.note("this node is the topology manager")
         self._encoder = Encoder(claimed.writer, claimed.tail)
@@ -151,9 +146,8 @@ class Manager:
         self._stop_changes()
         self._context.outbox.note("this node is no longer the topology manager")
         waiting, self._waiting = self._waiting, {}
-        failure = Failure(Code.BUSY, "the topology manager has changed; repeat the request")
         for _, answer in waiting.values():
-            answer(failure)
+            answer(OVERTAKEN)
         self.watch()
 
     def _put(self, change: bytes) -> int:
@@ -239,8 +233,11 @@ class Manager:
             for name, (entry_id, _) in self._waiting.items()
             if entry_id <= self._cluster.applied_id
         ]
+        committed_id = self._writer.pipeline.committed.entry_id if self._writer is not None else 0
         for name in done:
-            _, answer = self._waiting.pop(name)
+            entry_id, answer = self._waiting.pop(name)
             record = self._cluster.find(name)
-            if record is not None:
+            if entry_id <= committed_id and record is not None:
                 answer(self._cluster.info(record))
+            else:  # a newer manager has put another entry with that id
+                answer(OVERTAKEN)

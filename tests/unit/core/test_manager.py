@@ -9,7 +9,17 @@ import pytest
 from walle.core.manager import LEASE_MS, Manager
 from walle.errors import Code
 from walle.ids import STREAM_CLUSTER
-from walle.messages import CreateStream, Failure, NodeAddress, Put, Release, StreamInfo
+from walle.messages import (
+    Adopt,
+    CreateStream,
+    Failure,
+    NodeAddress,
+    Put,
+    PutReply,
+    Release,
+    Stamp,
+    StreamInfo,
+)
 from walle.testing.cluster import Cluster, Mail
 
 
@@ -106,6 +116,16 @@ def test_another_node_takes_over_when_the_manager_dies() -> None:
     assert all(node.cluster.find("/a") for node in cluster.nodes.values())
 
 
+def test_manager_without_a_majority_creates_nothing() -> None:
+    cluster = formed()
+    (manager,) = managers(cluster)
+    cluster.lose = lambda mail: mail.source == manager and mail.target != "client"
+    cluster.run(LEASE_MS)
+    busy = create(cluster, manager, CreateStream("/a", 0, ()))
+    assert isinstance(busy, Failure)
+    assert "no majority" in busy.text
+
+
 def test_manager_that_was_overtaken_steps_back_and_answers_what_waits() -> None:
     """Cut off, it cannot tell until it hears of the newer one."""
     cluster = formed()
@@ -119,6 +139,41 @@ def test_manager_that_was_overtaken_steps_back_and_answers_what_waits() -> None:
     busy = cluster.answers_to(7)
     assert [each.code for each in busy if isinstance(each, Failure)] == [Code.BUSY]
     assert not any(each.cluster.find("/a") for each in cluster.nodes.values())
+
+
+@pytest.mark.parametrize("name", ["/a", "/b"])
+def test_manager_that_was_overtaken_does_not_take_anothers_change_for_its_own(name: str) -> None:
+    """It learns of the newer one's change, an entry with the same id, before it learns of that."""
+    cluster = formed()
+    (old,) = managers(cluster)
+    cluster.cut_off = {old}
+    cluster.deliver(Mail("client", old, 1, 7, CreateStream("/a", 3, ()), None))
+    cluster.run_until(lambda: len(managers(cluster)) == 2)
+    (new,) = {*managers(cluster)} - {old}
+    cluster.run(100)
+    created = create(cluster, new, CreateStream(name, 2, ()), 8)
+    cluster.lose = lambda mail: mail.target == old and isinstance(mail.message, PutReply)
+    cluster.cut_off = set()
+    cluster.run_until(lambda: bool(cluster.answers_to(7)))
+    assert cluster.nodes[old].cluster.find(name) is not None
+    (busy,) = cluster.answers_to(7)
+    assert isinstance(busy, Failure)
+    assert busy.code == Code.BUSY
+    assert isinstance(created, StreamInfo)
+
+
+def test_manager_that_is_stopped_while_it_claims_does_not_become_one() -> None:
+    cluster = Cluster(3)
+    claimers: list[str] = []
+    cluster.on_post = lambda mail: claimers.extend([mail.source] * isinstance(mail.message, Stamp))
+    cluster.run_until(lambda: bool(claimers))
+    stopped = claimers[0]
+    cluster.nodes[stopped].stop()
+    cluster.collect(stopped)
+    cluster.run_until(lambda: bool(managers(cluster)))
+    cluster.run(3 * LEASE_MS)
+    assert len(managers(cluster)) == 1
+    assert stopped not in managers(cluster)
 
 
 def test_manager_that_stops_hands_its_lease_back() -> None:
@@ -167,3 +222,69 @@ def test_only_the_manager_puts_changes() -> None:
     cluster = formed()
     with pytest.raises(RuntimeError, match="only the manager"):
         manager_of(cluster, followers(cluster)[0])._put(b"{}")
+
+
+# --- changes of members ---------------------------------------------------------------------------
+
+
+def with_stream(*members: str) -> tuple[Cluster, str]:
+    """Four nodes, of which these have the stream `/a`; and the manager's name."""
+    cluster = formed(4)
+    create(cluster, "n1", CreateStream("/a", 0, members))
+    cluster.run(100)
+    (manager,) = managers(cluster)
+    return cluster, manager
+
+
+def change(cluster: Cluster, manager: str, *members: str, name: str = "/a") -> list[Any]:
+    """What the manager answers, once it does."""
+    answers: list[Any] = []
+    manager_of(cluster, manager).change_members(name, members, answers.append)
+    cluster.collect(manager)
+    return answers
+
+
+def test_members_are_changed_through_a_joint_version() -> None:
+    cluster, manager = with_stream("n1", "n2", "n3")
+    answers = change(cluster, manager, "n1", "n2", "n4")
+    assert answers == []
+    cluster.run_until(lambda: bool(answers))
+    assert [each.node_id for each in answers[0].old_members] == ["n1", "n2", "n3"]
+    cluster.run_until(lambda: not any(node.cluster.joint for node in cluster.nodes.values()))
+    cluster.run(1_000)
+    assert manager_of(cluster, manager).changes == {}
+    for node in cluster.nodes.values():
+        topology = node.members[2].topology
+        assert (topology.version, topology.members) == (3, ("n1", "n2", "n4"))
+    assert not cluster.nodes["n3"].members[2].is_named
+    assert change(cluster, manager, "n1", "n2", "n4")[0].version == 3, "they are its members"
+
+
+def test_one_change_at_a_time() -> None:
+    cluster, manager = with_stream("n1", "n2", "n3")
+    first = change(cluster, manager, "n1", "n2", "n4")
+    (second,) = change(cluster, manager, "n1", "n3", "n4")
+    assert second == Failure(Code.BUSY, "stream /a is being changed")
+    cluster.run_until(lambda: bool(first))
+    (third,) = change(cluster, manager, "n1", "n3", "n4")
+    assert (third.code, "one change at a time" in third.text) == (Code.BUSY, True)
+
+
+def test_impossible_change_is_refused() -> None:
+    cluster, manager = with_stream("n1", "n2", "n3")
+    (refused,) = change(cluster, manager, "n1", name="/b")
+    assert refused.code == Code.UNKNOWN_STREAM
+
+
+def test_change_is_taken_up_by_the_next_manager() -> None:
+    cluster, manager = with_stream("n1", "n2", "n3")
+    cluster.lose = lambda mail: isinstance(mail.message, Adopt)
+    answers = change(cluster, manager, "n1", "n2", "n4")
+    cluster.run_until(lambda: bool(answers))
+    assert list(manager_of(cluster, manager).changes) == [2]
+    cluster.nodes[manager].stop()
+    cluster.collect(manager)
+    assert manager_of(cluster, manager).changes == {}
+    cluster.lose = lambda _mail: False
+    cluster.run_until(lambda: not any(node.cluster.joint for node in cluster.nodes.values()))
+    assert managers(cluster) != [manager]
