@@ -437,6 +437,18 @@ def test_entries_that_come_out_of_order_are_appended_in_order() -> None:
     assert stage.history("n1") == [1] * 5
 
 
+def test_early_entries_of_another_history_are_not_appended() -> None:
+    """A writer must not tell two histories; if it does, what builds on the other one waits in
+    vain."""
+    stage = Stage()
+    w1 = stage.writer(1)
+    forged = stage.writer(1)
+    forged.data = b"other"
+    forged.put(2, to="n1")
+    assert w1.put(1, to="n1").held == w1.position(1)
+    assert w1.put(2, to="n1").held == w1.position(2)
+
+
 def test_repeated_put_changes_nothing() -> None:
     stage = Stage()
     w1 = stage.writer(1)

@@ -48,10 +48,35 @@ def test_jump_takes_the_entry_from_the_reorder_queue() -> None:
     w1 = stage.writer(1)
     committed_without(stage, w1, 4)
     stage.lose = lambda _source, _target, message: isinstance(message, Fetch)
+    w1.put(2, to="n1")
     w1.put(4, 5, to="n1", commit=4)
     stage.pass_ms(JUMP_MS + 1)
     assert stage["n1"].history.committed == w1.position(4)
     assert stage["n1"].history.tail == w1.position(5)
+
+
+def test_jump_is_not_made_for_a_writer_that_is_superseded_before() -> None:
+    stage = Stage()
+    w1 = stage.writer(1)
+    committed_without(stage, w1, 4)
+    w1.heartbeat(4, "n1")
+    stage.claim(2).promise("n1")
+    stage.pass_ms(1_000)
+    assert stage["n1"].history.committed == ORIGIN
+    stage.end_whole()
+
+
+def test_jump_is_not_made_for_a_writer_that_is_superseded_while_the_record_is_fetched() -> None:
+    stage = Stage()
+    w1 = stage.writer(1)
+    committed_without(stage, w1, 4)
+    stage.lose = lambda _source, _target, message: isinstance(message, Fetch)
+    w1.heartbeat_and_jump(4, "n1")
+    stage.claim(2).promise("n1")
+    stage.lose = lambda *_: False
+    stage.pass_ms(1_000)
+    assert stage["n1"].history.committed == ORIGIN
+    stage.end_whole()
 
 
 def test_jump_waits_for_entries_on_their_way() -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from walle.core import quorum
 from walle.core.coverage import uncovered
 from walle.core.timers import NEVER
-from walle.errors import Code
+from walle.errors import Code, invariant
 from walle.ids import IdRange
 from walle.messages import (
     Adopt,
@@ -184,9 +184,11 @@ class Change:
         )
 
     def _finish_call(self) -> None:
-        if self._call is not None:
-            self._call.finish()
-            self._call = None
+        """The step has its result."""
+        invariant(self._call is not None, "a step's result answers its question")
+        assert self._call is not None  # noqa: S101 - for the type checker
+        self._call.finish()
+        self._call = None
 
 
 def tell(

@@ -22,7 +22,7 @@ from walle.core.reading import Reading
 from walle.core.reorder import EarlyPut, ReorderQueue
 from walle.core.syncing import Syncing
 from walle.core.watching import Watching
-from walle.errors import Code
+from walle.errors import Code, invariant
 from walle.ids import NO_WRITER, ORIGIN, Position, WriterId
 from walle.limits import (
     COMMITTED_LAG_ENTRIES_MAX,
@@ -400,8 +400,8 @@ class Member:
     def _jump(self) -> None:
         """The commit point's entry has not arrived in time: start a new run at it."""
         missing, writer = self._missing, self.promise.writer
-        if missing is None:
-            return
+        invariant(missing is not None, "the alarm of a jump ends with what is missing")
+        assert missing is not None  # noqa: S101 - for the type checker
         early = self._reordered.holding(missing)
         if early is not None:
             self.jump_to(missing, early.batch, writer)

@@ -21,6 +21,7 @@ from walle.messages import (
     AskWriterReply,
     Confirm,
     ConfirmReply,
+    Failure,
     Gap,
 )
 
@@ -174,6 +175,34 @@ def test_change_waits_for_what_too_few_hold_and_says_what_that_is() -> None:
 
 def test_stopped_change_asks_nothing_more() -> None:
     bench = confirming()
+    bench.change.stop()
+    bench.asked.clear()
+    bench.pass_ms(60_000)
+    assert bench.asked == {}
+
+
+def test_refusals_count_for_nothing() -> None:
+    """Nodes that do not know the stream, or the version, yet; those that do are enough."""
+    refusal = Failure(Code.UNAVAILABLE, "not now")
+    bench = Bench()
+    bench.answer(Adopt, refusal, "n3")
+    bench.adopted("n1", "n2", "n4")
+    bench.answer(AskWriter, refusal, "n3")
+    bench.tails(5, "n1", "n2")
+    bench.answer(Confirm, refusal, "n3")
+    bench.confirmed(6, "n1", "n2", "n4")
+    bench.answer(AskHeld, refusal, "n4")
+    bench.held(7, "n1")
+    assert not bench.ended
+    bench.pass_ms(STEP_MS)
+    bench.pass_ms(PAUSE_MS)
+    bench.held(7, "n1", "n4")
+    assert bench.ended == [True]
+
+
+def test_change_that_is_stopped_while_it_pauses_asks_nothing_more() -> None:
+    bench = confirming()
+    bench.pass_ms(STEP_MS)
     bench.change.stop()
     bench.asked.clear()
     bench.pass_ms(60_000)

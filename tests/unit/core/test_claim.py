@@ -266,6 +266,42 @@ def test_tail_is_read_page_by_page() -> None:
         assert desk.sent(ReadTail)["n1"].start == wanted
 
 
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        Failure(Code.UNAVAILABLE, "not now"),
+        ReadTailReply(STREAM, Code.BAD_REQUEST, 1, W2, ORIGIN, W1, ORIGIN, 0, b""),
+    ],
+)
+def test_member_that_does_not_tell_its_tail_is_left_out(refusal: Message) -> None:
+    desk = Desk()
+    desk.promise("n1", "n2", "n3")
+    desk.sent(ReadTail)
+    desk.answer(refusal, "n1")
+    for node in ("n2", "n3"):
+        desk.give_tail(node, Position(4, 44))
+    assert set(desk.sent(Stamp)) == {"n2", "n3"}
+
+
+def test_member_whose_commit_point_moves_while_its_tail_is_read_is_left_out() -> None:
+    """The pages of its tail do not fit together."""
+    desk = Desk()
+    desk.promise("n1", "n2", "n3")
+    desk.sent(ReadTail)
+    others = desk.sends
+    last = Position(5, 55)
+    for first, chains in ((1, [11, 12]), (4, [44, 55])):
+        page = array("Q", chains).tobytes()
+        committed = Position(first, chains[0])
+        desk.answer(ReadTailReply(STREAM, Code.OK, 1, W2, committed, W1, last, first, page), "n1")
+        again = desk.sent(ReadTail)
+    assert again == {}
+    desk.sends = others
+    for node in ("n2", "n3"):
+        desk.give_tail(node, last)
+    assert set(desk.sent(Stamp)) == {"n2", "n3"}
+
+
 def test_member_whose_tail_and_chains_disagree_is_left_out() -> None:
     desk = Desk()
     desk.promise("n1", "n2", "n3")

@@ -9,9 +9,11 @@ from tests.unit.making import W1, W2, W3
 from walle.core import member as member_module
 from walle.core.topology import StreamTopology
 from walle.errors import Code
-from walle.ids import ANY_WRITER, ORIGIN, Position
+from walle.ids import ANY_WRITER, ORIGIN, IdRange, Position
 from walle.limits import ADOPTION_COUNT_MAX
 from walle.messages import (
+    Fetch,
+    FetchReply,
     NewWriter,
     Put,
     PutReply,
@@ -56,6 +58,26 @@ def test_uncommitted_entries_are_bounded(monkeypatch: pytest.MonkeyPatch) -> Non
     assert put(bench, TRUTH.batch(6, 6)).code == Code.BUSY
     assert put(bench, None, TRUTH.at(4)).code == Code.OK
     assert put(bench, TRUTH.batch(6, 6)).code == Code.OK
+
+
+def test_entries_that_lie_in_a_gap_are_left_to_backfill() -> None:
+    """They are committed already: the answer tells how far this member is."""
+    bench = MemberBench(TRUTH.with_gap(1, 5, 6))
+    reply = put(bench, TRUTH.batch(2, 3))
+    assert (reply.code, reply.held) == (Code.OK, TRUTH.at(6))
+    assert bench.member.history.gaps() == [IdRange(2, 5)]
+
+
+def test_entries_that_are_committed_already_do_not_show_whose_the_tail_is() -> None:
+    """The newer writer's commit point came from other members, and so did its first entries; the
+    tail may be the older one's."""
+    truth = Truth(4, W2)
+    bench = MemberBench(truth.held(2, 4))
+    bench.member.set_promise(W2, "", 100)
+    reply = put(bench, truth.batch(1, 1), writer=W2)
+    assert (reply.code, reply.held) == (Code.OK, ORIGIN)
+    assert bench.member.accepted == W1
+    assert put(bench, truth.batch(1, 2), writer=W2).held == truth.at(2)
 
 
 def test_puts_that_wait_for_news_of_their_writer_are_bounded() -> None:
@@ -133,4 +155,27 @@ def test_sync_whose_claim_was_superseded_meanwhile_is_forgotten() -> None:
     bench.member.set_promise(W3, "", 100)
     bench.pass_ms(5_000)
     assert bench.answers() == []
+    assert bench.member.history.tail == TRUTH.at(4)
+
+
+def test_sync_is_checked_again_when_its_records_come() -> None:
+    """The stream's members have changed meanwhile."""
+    bench = claimed()
+    message = Sync(STREAM, 1, W2, "n2", TRUTH.at(4), TRUTH.at(6), jump=0)
+    assert sync(bench, message) == []
+    bench.member.joining.adopt(StreamTopology(2, ("n1", "n2")))
+    (fetch,) = bench.asked(Fetch).values()
+    bench.reply(fetch, FetchReply(STREAM, 5), TRUTH.batch(5, 6))
+    assert [each.code for each in bench.answers()] == [Code.STALE_VERSION]
+    assert bench.member.history.tail == TRUTH.at(4)
+
+
+def test_jump_of_a_superseded_sync_is_not_made() -> None:
+    bench = claimed()
+    message = Sync(STREAM, 1, W2, "n2", TRUTH.at(7), TRUTH.at(8), jump=1)
+    assert sync(bench, message) == []
+    fetches = bench.asked(Fetch)
+    bench.member.set_promise(W3, "", 100)
+    bench.reply(fetches["n2"], FetchReply(STREAM, 7), TRUTH.batch(7, 7))
+    assert bench.member.history.committed == TRUTH.at(2)
     assert bench.member.history.tail == TRUTH.at(4)

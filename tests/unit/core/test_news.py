@@ -5,9 +5,10 @@ from __future__ import annotations
 from tests.unit.core.bench import SESSION, STREAM, MemberBench, Truth
 from walle.core.news import ASK_MS_MIN, STREAMS_AT_ONCE, News
 from walle.core.topology import StreamTopology
+from walle.errors import Code
 from walle.ids import ORIGIN, Position
 from walle.limits import ENTRY_ID_MAX
-from walle.messages import AskCommitted, AskCommittedReply, Fetch, StreamCommitted
+from walle.messages import AskCommitted, AskCommittedReply, Failure, Fetch, StreamCommitted
 
 TRUTH = Truth(9)
 
@@ -65,3 +66,19 @@ def test_commit_point_that_cannot_be_is_not_believed() -> None:
     (answer,) = bench.answers()
     assert answer == AskCommittedReply((StreamCommitted(STREAM, TRUTH.at(2)),))
     assert answer.streams[0].committed != ORIGIN
+
+
+def test_stream_that_left_this_node_is_not_asked_for() -> None:
+    bench = MemberBench(topology=StreamTopology(1, ("n2", "n3")))
+    asking(bench)
+    assert bench.asked(AskCommitted) == {}
+
+
+def test_answers_about_streams_that_are_not_here_are_passed_over() -> None:
+    bench = MemberBench(TRUTH.held(2, 4))
+    asking(bench)
+    asked = bench.asked(AskCommitted)
+    bench.reply(asked["n2"], Failure(Code.UNAVAILABLE, "not now"))
+    told = (StreamCommitted(99, TRUTH.at(9)), StreamCommitted(STREAM, TRUTH.at(4)))
+    bench.reply(asked["n3"], AskCommittedReply(told))
+    assert bench.member.history.committed == TRUTH.at(4)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.unit.core.bench import Truth
 from tests.unit.core.served import Served
 from tests.unit.making import W1, entries
 from walle.core import node as node_module
@@ -20,6 +21,7 @@ from walle.messages import (
     AskWriter,
     Claim,
     Confirm,
+    CreateStream,
     Describe,
     Failure,
     Fetch,
@@ -41,7 +43,7 @@ from walle.messages import (
     WriterStatus,
     encoded_size,
 )
-from walle.testing.cluster import client_hello
+from walle.testing.cluster import Cluster, client_hello
 
 if TYPE_CHECKING:
     from walle.messages import Message
@@ -179,6 +181,111 @@ def test_status_tells_of_the_node_and_its_streams(served: Served) -> None:
     assert streams["/cluster"]["committed_id"] == served.stream_id
     assert streams["/cluster"]["gaps"] == []
     assert streams["/cluster"]["backfill"] is None
+
+
+def test_status_tells_how_far_a_gap_is_filled() -> None:
+    served = Served()
+    member, truth = served.nodes["n1"].members[served.stream_id], Truth(9)
+    member.history = truth.with_gap(2, 7, 9)
+
+    def stream() -> dict[str, Any]:
+        (found,) = json.loads(served.call("n1", Status(STREAM_CLUSTER)).json)["streams"]
+        return dict(found)
+
+    assert stream()["gaps"] == [[3, 7]]
+    assert stream()["backfill"] == {"gap": [3, 7], "filled_id": 2}
+    member.history.add_fill(truth.batch(3, 4))
+    assert stream()["backfill"] == {"gap": [3, 7], "filled_id": 4}
+
+
+# --- a cluster that is not formed, or cannot decide -----------------------------------------------
+
+
+def lonely() -> Cluster:
+    """n2, whose cluster is not formed: n1, the seed, is down."""
+    cluster = Cluster(3, is_started=False)
+    cluster.start("n2")
+    return cluster
+
+
+def asked(cluster: Cluster, message: Message, name: str = "n2") -> tuple[int, str]:
+    cluster.ask(name, message, 7)
+    cluster.run(10_000)
+    return refusal(cluster.answer(7))
+
+
+@pytest.mark.parametrize(
+    ("message", "text"),
+    [
+        (Describe("/s"), "the cluster's topology cannot be read at the moment"),
+        (CreateStream("/s", 0, ()), "the cluster has no topology manager at the moment"),
+        (Read(2, 1, 1, 0, 0, 0), "n2 does not know stream 2 yet"),
+    ],
+)
+def test_node_of_no_cluster_may_be_asked_again(message: Message, text: str) -> None:
+    assert asked(lonely(), message) == (Code.BUSY, text)
+
+
+def test_node_of_no_cluster_stops_at_once() -> None:
+    node = lonely().nodes["n2"]
+    node.stop()
+    assert not node.is_releasing
+
+
+def test_name_that_cannot_be_told_unknown_without_a_majority_is_busy() -> None:
+    served = Served()
+    served.lose = lambda mail: mail.source == "n1" and mail.target != "client"
+    text = "the cluster's topology cannot be read at the moment"
+    assert asked(served, Describe("/t"), "n1") == (Code.BUSY, text)
+
+
+def test_impossible_name_is_told_at_once(served: Served) -> None:
+    code, text = refusal(served.call("n1", Describe("t")))
+    assert code == Code.BAD_REQUEST
+    assert "begins with '/'" in text
+
+
+def test_requests_to_the_manager_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(node_module, "QUESTIONS_COUNT_MAX", 1)
+    served = Served()
+    managers = {name: node.manager for name, node in served.nodes.items()}
+    follower = next(name for name, each in managers.items() if each and not each.is_acting)
+    served.lose = lambda mail: isinstance(mail.message, CreateStream) and mail.source == follower
+    for request_id in (7, 8):
+        served.ask(follower, CreateStream("/t", 0, ()), request_id)
+    served.run(10)
+    assert refusal(served.answer(8)) == (
+        Code.BUSY,
+        "1 requests to create streams wait here already",
+    )
+    served.run(10_000)
+    code, text = refusal(served.answer(7))
+    assert code == Code.BUSY
+    assert text.endswith("does not answer")
+
+
+# --- lives ----------------------------------------------------------------------------------------
+
+
+def test_node_that_starts_again_takes_up_what_it_was() -> None:
+    served = Served()
+    served.cut_off = {"n2"}
+    served.restart("n2")
+    node = served.nodes["n2"]
+    assert node.cluster.cluster_id == served.nodes["n1"].cluster.cluster_id
+    assert sorted(node.members) == [STREAM_CLUSTER, served.stream_id]
+    served.cut_off = set()
+    served.run(3_000)
+    assert node.cluster.find("/s") is not None
+
+
+def test_session_of_another_cluster_is_not_opened() -> None:
+    served = Served()
+    node = served.nodes["n1"]
+    hello = client_hello()._replace(cluster_id=b"another cluster ")
+    code, _ = refusal(node.open_session(99_999, hello))
+    assert code == Code.WRONG_CLUSTER
+    assert 99_999 not in node.context.sessions._endings
 
 
 # --- refused by another node ----------------------------------------------------------------------

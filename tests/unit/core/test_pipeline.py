@@ -175,6 +175,12 @@ def test_answer_of_another_history_commits_nothing() -> None:
     assert bench.pipeline.committed == ORIGIN
 
 
+def test_member_that_is_ahead_of_all_that_was_put_here_commits_nothing() -> None:
+    bench = Bench()
+    bench.answer("n1", "n2", "n3", held=entries(3).last)
+    assert bench.pipeline.committed == ORIGIN
+
+
 def test_member_that_is_ahead_counts_once_all_that_was_put_here() -> None:
     """A thin client's later puts may have reached it another way, or it may hold another history:
     only its chain tells."""
@@ -343,6 +349,16 @@ def test_writer_is_lost_when_no_majority_is_left() -> None:
     assert (lost.promised, lost.address) == (W2, "app:1")
     bench.answer("n3", held=batch.last)
     assert bench.pipeline.committed == ORIGIN
+
+
+def test_member_that_refused_is_sent_nothing_when_it_is_reached_again() -> None:
+    bench = Bench()
+    bench.answer("n1", code=Code.FENCED, promised=W2)
+    bench.put()
+    bench.take()
+    bench.pipeline.disconnected("n1")
+    bench.connect("n1")
+    assert bench.take() == []
 
 
 def test_two_members_are_enough_though_one_refuses() -> None:

@@ -13,7 +13,7 @@ from walle.core.relay import IDLE_LEASES, Relay
 from walle.errors import Code
 from walle.ids import ORIGIN, Position
 from walle.limits import LEASE_MS_MIN, PIPELINE_ENTRIES_MAX
-from walle.messages import Put, PutReply
+from walle.messages import Failure, Put, PutReply
 
 if TYPE_CHECKING:
     from walle.record import Batch
@@ -191,3 +191,14 @@ def test_client_whose_puts_came_another_way_is_answered_at_once() -> None:
     assert bench.told() == [(40, Code.UNAVAILABLE, TRUTH.at(2))]
     bench.acknowledge("n2", "n3", held_id=8)
     assert bench.told() == [(41, Code.OK, TRUTH.at(8))]
+
+
+def test_member_that_cannot_answer_is_waited_for() -> None:
+    bench = RelayBench()
+    bench.put(41, 3)
+    for asked in bench.asked(Put).values():
+        bench.reply(asked, Failure(Code.BUSY, "it does not know the stream yet"))
+    assert bench.told() == []
+    bench.pass_ms(LEASE_MS_MIN)
+    bench.acknowledge("n1", "n2", held_id=3)
+    assert bench.told() == [(41, Code.OK, TRUTH.at(3))]

@@ -122,3 +122,20 @@ def test_watches_are_bounded_and_end_with_their_session() -> None:
     promise(bench, W2)
     assert [each for each in bench.answers() if isinstance(each, WriterStatusReply)] == []
     assert bench.member.watching._watches == {}
+
+
+def test_member_that_learns_of_the_known_writer_late_has_nothing_to_tell() -> None:
+    bench = MemberBench()
+    ask(bench, W2, wait_ms=60_000)
+    answer(bench, says(W2, W2), says(W2, W2))
+    promise(bench, W2)
+    assert bench.asked(AskWriter) == {}
+    assert [each for each in bench.answers() if isinstance(each, WriterStatusReply)] == []
+
+
+def test_answer_that_comes_after_its_session_has_ended_is_dropped() -> None:
+    bench = MemberBench()
+    ask(bench)
+    bench.context.sessions.close(SESSION)
+    answer(bench, says(W2, W2), says(W2, W2))
+    assert bench.answers() == []

@@ -68,6 +68,18 @@ def test_any_node_may_coordinate_a_claim() -> None:
     assert (claimed.stream_id, claimed.version, claimed.tail) == (served.stream_id, 1, ORIGIN)
 
 
+def test_claim_brings_in_a_member_that_lags() -> None:
+    served = Served()
+    writer = claim(served).writer
+    served.cut_off = {"n3"}
+    last = put(served, writer, 40).held
+    served.cut_off = {"n1"}
+    assert claim(served, "n2", force=1).tail == last
+    member = served.nodes["n3"].members[served.stream_id]
+    assert member.history.tail == last
+    assert member.accepted > writer
+
+
 def test_claim_that_fails_says_why() -> None:
     served = Served()
     put(served, claim(served).writer, 40)
@@ -109,6 +121,16 @@ def test_relayed_put_is_held_by_a_majority_when_it_is_answered() -> None:
     assert answer.held == batch.last
     held = [name for name in served.names if served.nodes[name].members[2].history.tail.entry_id]
     assert len(held) >= 2
+
+
+def test_next_put_goes_by_the_same_relay() -> None:
+    served = Served()
+    writer = claim(served).writer
+    first = put(served, writer, 40)
+    batch = entries(1, first.held, writer)
+    relayed = Put(served.stream_id, 1, writer, 41, first.held, relay=1)
+    answer = served.call("n1", relayed, batch)
+    assert (answer.code, answer.held) == (Code.OK, batch.last)
 
 
 def test_put_of_a_writer_that_is_not_promised_here_is_busy_until_it_is_learned() -> None:
@@ -165,6 +187,26 @@ def test_relayed_release_ends_the_lease_at_a_majority() -> None:
     assert isinstance(read, ReadReply)
     assert read.committed == last
     assert claim(served, "n3", wait_ms=LEASE_MS // 2).tail == last
+
+
+def test_release_of_an_older_writer_is_refused_by_the_member_itself() -> None:
+    served = Served()
+    claim(served)
+    release = Release(served.stream_id, 1, WriterId(1, 1), ORIGIN, relay=1)
+    assert served.call("n1", release).code == Code.FENCED
+
+
+def test_second_release_while_the_first_is_under_way_is_busy() -> None:
+    served = Served()
+    release = Release(served.stream_id, 1, claim(served).writer, ORIGIN, relay=1)
+    for request_id in (7, 8):
+        served.ask("n1", release, request_id)
+    served.run(100)
+    codes = [
+        [each.code for each in served.answers_to(request_id) if isinstance(each, ReleaseReply)]
+        for request_id in (7, 8)
+    ]
+    assert codes == [[Code.OK], [Code.BUSY]]
 
 
 def test_release_that_no_majority_hears_is_not_promised() -> None:
