@@ -3,6 +3,7 @@
 #   make demo  [FILE=path]         three nodes, one of them killed in the middle of a load
 #   make test  [ARGS='-k name']    the whole suite, or a part of it
 #   make check                     lint, formatting and types; changes nothing
+#   make cover                     that the tests of the protocol core reach every branch of it
 #   make fmt                       formats
 #   make clean                     removes what the other verbs made
 
@@ -12,7 +13,7 @@ READY := .venv/ready
 SOURCES := pyproject.toml setup.py $(wildcard walle/native/*.c walle/native/*.h) \
 	walle/native/build_native.py
 
-.PHONY: demo test check fmt clean
+.PHONY: demo test check cover fmt clean
 
 demo: $(READY)
 	$(BIN)/python tools/demo.py $(FILE)
@@ -25,6 +26,11 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+cover: $(READY)
+	$(BIN)/coverage run -m pytest -q tests/core tests/unit/core tests/property \
+		--ignore=tests/core/test_simulation.py --ignore=tests/core/test_broken.py
+	$(BIN)/coverage report
+
 fmt: $(READY)
 	$(BIN)/ruff check --fix --select I .
 	$(BIN)/ruff format .
@@ -36,4 +42,4 @@ $(READY): $(SOURCES)
 	touch $@
 
 clean:
-	rm -rf .venv build *.egg-info walle/native/_core.c walle/native/_core*.so
+	rm -rf .venv .coverage build *.egg-info walle/native/_core.c walle/native/_core*.so
