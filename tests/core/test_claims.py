@@ -468,6 +468,17 @@ def test_reorder_queue_keeps_the_newest(monkeypatch: pytest.MonkeyPatch) -> None
     assert w1.put(2, to="n1").held == w1.position(4)
 
 
+def test_early_entries_of_an_older_writer_take_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reorder, "REORDER_COUNT_MAX", 2)
+    stage = Stage()
+    w1 = stage.writer(1)
+    for entry_id in (8, 9):
+        w1.put(entry_id, to="n1")
+    w2 = claim_by(stage.claim(2), "n1", "n2")
+    w2.put(2, to="n1")
+    assert w2.put(1, to="n1").held == w2.position(2)
+
+
 def test_put_that_would_change_a_committed_entry_is_refused_with_an_alarm() -> None:
     stage = Stage()
     w1 = stage.writer(1)

@@ -127,10 +127,12 @@ def test_next_put_goes_by_the_same_relay() -> None:
     served = Served()
     writer = claim(served).writer
     first = put(served, writer, 40)
+    relays = dict(served.nodes["n1"]._writers._relays)
     batch = entries(1, first.held, writer)
     relayed = Put(served.stream_id, 1, writer, 41, first.held, relay=1)
     answer = served.call("n1", relayed, batch)
     assert (answer.code, answer.held) == (Code.OK, batch.last)
+    assert served.nodes["n1"]._writers._relays == relays
 
 
 def test_put_of_a_writer_that_is_not_promised_here_is_busy_until_it_is_learned() -> None:
