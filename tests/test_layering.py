@@ -23,7 +23,7 @@ PACKAGE = "walle"
 
 ROWS = (
     ("errors", "limits", "ids", "config", "sockets"),
-    ("record", "messages", "frame", "native"),
+    ("record", "messages", "frame", "native", "compression"),
     ("core",),
     ("storage", "ring"),
     ("process",),
@@ -33,6 +33,7 @@ ROWS = (
 """Lowest first. "" is the package's own `__init__`."""
 
 OUT_OF_REACH = {
+    "core": {"compression"},
     "client": {"storage", "ring", "process", "supervisor"},
     "sync": {"storage", "ring", "process", "supervisor"},
     "storage": {"ring"},

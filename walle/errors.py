@@ -6,6 +6,7 @@
     │   ├── LocalProtocolError  this side broke the protocol: a bug in the caller
     │   └── RemoteProtocolError the peer broke the protocol: its bytes cannot be understood
     ├── CorruptionError         stored bytes fail their checks; names file, offset, expected, found
+    ├── UnreadableEntry         an entry is stored in a form that cannot be decoded
     ├── Refused                 a node answered with a refusal that repeating cannot mend
     │   ├── UnknownStream       no stream has that name or id
     │   ├── StreamExists        the name is taken, with other settings
@@ -111,6 +112,21 @@ class CorruptionError(WalleError):
         self.offset = offset
         self.expected = expected
         self.found = found
+
+
+class UnreadableEntry(WalleError):
+    """An entry passed its checks, but what its writer stored cannot be decoded.
+
+    Args:
+        stream: the stream's name.
+        entry_id: the entry's.
+        text: what is wrong with it, and what to do.
+    """
+
+    def __init__(self, stream: str, entry_id: int, text: str) -> None:
+        super().__init__(f"entry {entry_id} of {stream} {text}")
+        self.stream = stream
+        self.entry_id = entry_id
 
 
 class Refused(WalleError):

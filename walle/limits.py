@@ -14,6 +14,8 @@ NS_PER_MS = 1_000_000
 
 # What one entry and one frame may be.
 ENTRY_DATA_BYTES_MAX = 1 * MIB
+COMPRESSED_DATA_BYTES_MIN = 64
+"""A writer that compresses stores shorter data as they are: little would be gained."""
 ENTRY_ID_MAX = (1 << 62) - 1
 FRAME_BYTES_MAX = 2 * MIB
 FRAME_HEAD_BYTES_MAX = 256 * KIB

@@ -28,13 +28,16 @@ from typing import (
 )
 
 from walle.errors import LocalProtocolError, RemoteProtocolError, invariant
-from walle.ids import IDENTITY_SIZE, Position, WriterId
+from walle.ids import IDENTITY_SIZE, ORIGIN, Position, WriterId
 
 U8 = Annotated[int, "B"]
 U16 = Annotated[int, "H"]
 U32 = Annotated[int, "I"]
 U64 = Annotated[int, "Q"]
 Identity = Annotated[bytes, f"{IDENTITY_SIZE}s"]
+
+COMPRESSIONS = ("none", "zstd")
+"""How a stream's writers may store data; `walle/compression.py` does it."""
 
 PROTOCOL_VERSION = 1
 ROLE_CLIENT = 0
@@ -54,6 +57,15 @@ class NodeRecord(NamedTuple):
     node_id: str
     address: str
     identity: Identity
+
+
+class StreamSettings(NamedTuple):
+    """What is chosen for a stream. Nobody needs it to understand the entries.
+
+    compression: one of COMPRESSIONS; that of writers that choose none themselves.
+    """
+
+    compression: str = "none"
 
 
 # --- the session ----------------------------------------------------------------------------------
@@ -232,7 +244,8 @@ class Describe(NamedTuple):
 
 
 class StreamInfo(NamedTuple):
-    """A stream's topology. old_members is empty unless a change of members is under way."""
+    """A stream's topology and settings. old_members is empty unless a change of members is under
+    way."""
 
     stream_id: U64
     name: str
@@ -240,6 +253,7 @@ class StreamInfo(NamedTuple):
     members: tuple[NodeAddress, ...]
     old_members: tuple[NodeAddress, ...]
     first_entry_id: U64
+    settings: StreamSettings = StreamSettings()
 
 
 class ListStreams(NamedTuple):
@@ -256,14 +270,18 @@ class StreamList(NamedTuple):
 
 
 class CreateStream(NamedTuple):
-    """Answered by StreamInfo once the creation is committed. Idempotent.
+    """Answered by StreamInfo once the creation is committed. Idempotent: what is left at its
+    default may be otherwise in a stream that exists.
 
     members: the node ids; empty: `replicas` of them are placed by rendezvous hashing.
+    origin: the position before its first entry: that of another stream which this one goes on from.
     """
 
     name: str
     replicas: U8
     members: tuple[str, ...]
+    settings: StreamSettings = StreamSettings()
+    origin: Position = ORIGIN
 
 
 class Status(NamedTuple):

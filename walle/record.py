@@ -11,7 +11,9 @@ run are byte-identical. All integers are little-endian.
      | data: `length` bytes, then zeros up to a multiple of 8                                    |
      +-------------------------------------------------------------------------------------------+
 
-`length` holds the stored data's size in its low 24 bits and flags in its high 8 bits.
+`length` holds the stored data's size in its low 24 bits and flags in its high 8 bits. Flags say in
+what form the data are stored, `walle/compression.py` lists them; 0: as they were put. What is
+stored is what CRC and chain cover: members never look at flags.
 
     crc    CRC32C of bytes 4 up to the end of the data
     chain  xxh64(bytes 12 up to the end of the data, seed = prev_chain): the record's own chain,
@@ -168,6 +170,7 @@ class Entry(NamedTuple):
 
     time_us: when the writer's client encoded it, by its wall clock, in microseconds since 1970.
     chain: the chain after it.
+    flags: in what form `data` is; 0: as it was put.
     """
 
     entry_id: int
@@ -185,9 +188,12 @@ def size_of(data_bytes: int) -> int:
 
 
 def encode(
-    entry_id: int, writer: WriterId, time_us: int, data: bytes, prev_chain: int
+    entry_id: int, writer: WriterId, time_us: int, data: bytes, prev_chain: int, flags: int = 0
 ) -> tuple[bytes, int]:
     """The record's bytes and its chain.
+
+    Args:
+        data: what is stored, in the form that `flags` tells.
 
     Raises:
         LocalProtocolError: the data is larger than an entry may be.
@@ -197,7 +203,8 @@ def encode(
         raise LocalProtocolError(
             f"entry {entry_id} has {length} bytes of data; at most {ENTRY_DATA_BYTES_MAX} fit"
         )
-    hashed = _TAIL.pack(length, entry_id, writer.ts, writer.nonce, time_us) + data
+    sizes = length | flags << FLAGS_SHIFT
+    hashed = _TAIL.pack(sizes, entry_id, writer.ts, writer.nonce, time_us) + data
     chain = xxhash.xxh64_intdigest(hashed, prev_chain)
     covered = prev_chain.to_bytes(8, "little") + hashed
     record = crc32c(covered).to_bytes(4, "little") + covered
@@ -220,10 +227,10 @@ class Encoder:
         """Bytes of the records encoded since the last `take`."""
         return self._size
 
-    def add(self, data: bytes, time_us: int) -> Position:
+    def add(self, data: bytes, time_us: int, flags: int = 0) -> Position:
         """Encodes the next entry; returns its position."""
         entry_id, prev_chain = self.tail
-        record, chain = encode(entry_id + 1, self.writer, time_us, data, prev_chain)
+        record, chain = encode(entry_id + 1, self.writer, time_us, data, prev_chain, flags)
         self._records.append(record)
         self._chains.append(chain)
         self._size += len(record)

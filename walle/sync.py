@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from walle.client import client as asyncio_client
 from walle.client.client import LEASE_MS_DEFAULT, TIMEOUT_S
 from walle.client.reader import read_batches
+from walle.compression import Decompressor
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Coroutine, Iterator, Sequence
@@ -130,12 +131,17 @@ class Client:
         *,
         replicas: int = 0,
         members: Sequence[str] = (),
+        compression: str = "none",
         timeout_s: float = TIMEOUT_S,
     ) -> StreamInfo:
         """As `walle.Client.create_stream`."""
         return self._loop.run(
             self._client.create_stream(
-                name, replicas=replicas, members=members, timeout_s=timeout_s
+                name,
+                replicas=replicas,
+                members=members,
+                compression=compression,
+                timeout_s=timeout_s,
             )
         )
 
@@ -159,11 +165,17 @@ class Client:
         address: str,
         lease_ms: int = LEASE_MS_DEFAULT,
         force: bool = False,
+        compression: str | None = None,
         timeout_s: float | None = None,
     ) -> Iterator[Writer]:
         """As `walle.Client.claim`."""
         claim = self._client.claim(
-            name, address=address, lease_ms=lease_ms, force=force, timeout_s=timeout_s
+            name,
+            address=address,
+            lease_ms=lease_ms,
+            force=force,
+            compression=compression,
+            timeout_s=timeout_s,
         )
         writer = self._loop.run(_enter(claim))
         try:
@@ -184,8 +196,9 @@ class Client:
     ) -> Iterator[Entry]:
         """As `walle.Client.read`."""
         batches = read_batches(self._client, name, start=start, end=end, follow=follow, node=node)
+        decompressor = Decompressor(name)
         while (entries := self._loop.run(_next(batches))) is not None:
-            yield from entries
+            yield from map(decompressor.unpack, entries)
 
 
 async def _next(batches: AsyncGenerator[list[Entry], None]) -> list[Entry] | None:

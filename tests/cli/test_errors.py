@@ -53,6 +53,8 @@ def fail(nodes: DevNodes, *arguments: str, data: bytes = b"") -> tuple[int, str]
         (["stream", "create", "/x", "--replicas", "5"], 1, "there are 3 nodes"),
         (["stream", "create", "/x", "--members", "n1,n9"], 1, "the nodes are n1, n2, n3"),
         (["stream", "create", "/x", "--members", "n1", "--replicas", "1"], 2, "exclude"),
+        (["stream", "create", "/x", "--compression", "lz4"], 2, "'none', 'zstd'"),
+        (["put", "/cluster", "--compression", "lz4"], 2, "'none', 'zstd'"),
         (["status", "--connect", "nonsense"], 78, "must be host:port, such as 127.0.0.1:7411"),
         (["status", "--connect", ","], 78, "must name a node"),
         (["status", "--connect", "no.such.host.invalid:7411"], 3, "no.such.host.invalid:7411"),
@@ -74,6 +76,12 @@ def test_a_stream_that_exists_otherwise(nodes: DevNodes, stream: str) -> None:
     status, text = fail(nodes, "stream", "create", stream, "--members", "n1")
     assert status == 1
     assert f"{stream} exists already, on n1, n2, n3" in text
+
+
+def test_a_stream_that_exists_with_other_settings(nodes: DevNodes, stream: str) -> None:
+    status, text = fail(nodes, "stream", "create", stream, "--compression", "zstd")
+    assert status == 1
+    assert f"{stream} exists already, on n1, n2, n3, compression none" in text
 
 
 def test_an_address_that_is_too_long(nodes: DevNodes, stream: str) -> None:

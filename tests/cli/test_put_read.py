@@ -93,6 +93,25 @@ def test_the_longest_line_fits_and_a_longer_one_is_refused(nodes: DevNodes, stre
     assert "the input is longer" in done.stderr.decode()
 
 
+def test_compressed_lines_go_in_and_come_out_in_every_form(nodes: DevNodes) -> None:
+    """By the stream's own setting, by the writer's choice, and beside what is not compressed."""
+    nodes.cli("stream", "create", "/zstd", "--compression", "zstd")
+    long, short = b"some line of text, " * 500, b"short"
+    nodes.cli("put", "/zstd", data=long + b"\n" + short + b"\n")
+    nodes.cli("put", "/zstd", "--compression", "none", data=long + b"\n")
+    nodes.cli("put", "/zstd", "--compression", "zstd", data=long + b"\n")
+    lines = [long, short, long, long]
+    assert nodes.cli("read", "/zstd", "--raw") == b"\n".join(lines) + b"\n"
+    found = json_lines(nodes.cli("read", "/zstd", "--json"))
+    assert [base64.b64decode(each["data"]) for each in found] == lines
+    texts = nodes.cli("read", "/zstd").splitlines()
+    assert [text.split(b"  ", 2)[2] for text in texts] == lines
+    assert nodes.cli("read", "/zstd", "--raw", "--node", "n2", "--start", "4") == long + b"\n"
+    following = nodes.popen("read", "/zstd", "--raw", "--follow", stdout=subprocess.PIPE)
+    assert following.stdout is not None
+    assert [following.stdout.readline() for _ in lines] == [line + b"\n" for line in lines]
+
+
 def test_ranges(nodes: DevNodes, stream: str) -> None:
     nodes.cli("put", stream, data=b"".join(b"%d\n" % number for number in range(1, 11)))
 

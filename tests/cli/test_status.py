@@ -34,7 +34,8 @@ def test_status_as_json(nodes: DevNodes, stream: str) -> None:
         assert {"/cluster", stream} <= set(node["streams"])
     found = stream_of(status, stream)
     assert set(found) == {
-        *("name", "id", "version", "members", "writer", "first_entry_id", "committed_id")
+        *("name", "id", "version", "members", "writer", "first_entry_id", "committed_id"),
+        "settings",
     }
     assert (found["version"], found["first_entry_id"], found["committed_id"]) == (1, 1, 2)
     assert found["writer"] == {"address": "me:1", "lease_ms": 700, "remaining_lease_ms": 0}
@@ -76,9 +77,8 @@ def test_create_and_list(nodes: DevNodes) -> None:
     assert nodes.cli("stream", "create", "/two", "--members", "n1,n3") == b"/two is on n1, n3\n"
     assert len(nodes.cli("stream", "create", "/one", "--replicas", "1").split()) == 4
     streams = json.loads(nodes.cli("stream", "list", "--json"))
-    assert all(
-        set(each) == {"name", "id", "version", "members", "first_entry_id"} for each in streams
-    )
+    keys = {"name", "id", "version", "members", "first_entry_id", "settings"}
+    assert all(set(each) == keys for each in streams)
     members = {each["name"]: each["members"] for each in streams}
     assert members["/all"] == nodes.names
     assert members["/two"] == ["n1", "n3"]
@@ -86,6 +86,16 @@ def test_create_and_list(nodes: DevNodes) -> None:
     rows = [line.split() for line in nodes.cli("stream", "list").decode().splitlines()]
     assert rows[0] == ["STREAM", "VERSION", "MEMBERS"]
     assert ["/two", "1", "n1", "n3"] in rows
+
+
+def test_settings_are_told(nodes: DevNodes) -> None:
+    created = nodes.cli("stream", "create", "/packed", "--compression", "zstd")
+    assert created == b"/packed is on n1, n2, n3, compression zstd\n"
+    assert nodes.cli("stream", "create", "/packed") == created, "repeated without settings"
+    found = json.loads(nodes.cli("stream", "show", "/packed", "--json"))
+    assert found["settings"] == {"compression": "zstd"}
+    text = nodes.cli("stream", "show", "/packed").decode()
+    assert text.startswith("/packed  version 1, no entries, compression zstd\n")
 
 
 def test_a_dead_node_is_told_and_what_it_lacks_after(nodes: DevNodes, stream: str) -> None:

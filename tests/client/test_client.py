@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import signal
 import subprocess
@@ -15,6 +16,8 @@ import pytest
 
 import walle
 from tests.clusters import DevNodes, free_ports
+from walle.client.reader import read_batches
+from walle.compression import FLAG_ZSTD
 from walle.limits import BATCH_BYTES_MAX, ENTRY_DATA_BYTES_MAX, UNCOMMITTED_ENTRIES_MAX
 
 if TYPE_CHECKING:
@@ -164,6 +167,63 @@ def test_bounds_of_arguments(nodes: DevNodes, stream: str) -> None:
             [entry async for entry in client.read(stream, node="n9")]
 
     run(nodes, work)
+
+
+async def stored(client: walle.Client, stream: str) -> list[tuple[int, int]]:
+    """The flags of each entry, and how many bytes of it are stored."""
+    batches = read_batches(client, stream, start=1, end=None, follow=False, node=None)
+    return [(entry.flags, len(entry.data)) async for entries in batches for entry in entries]
+
+
+def test_compression_is_the_streams_or_the_writers_choice(nodes: DevNodes, stream: str) -> None:
+    async def work(client: walle.Client) -> None:
+        await client.create_stream("/packed", compression="zstd")
+        data, random = b"some text " * 1_000, os.urandom(1_000)
+        for name, choice in ((stream, "zstd"), ("/packed", None), ("/packed", "none")):
+            async with client.claim(name, address="me", compression=choice) as writer:
+                for each in (data, b"short", random):
+                    writer.put(each)
+        as_they_are = [(0, len(data)), (0, 5), (0, 1_000)]
+        (flags, size), *others = await stored(client, stream)
+        assert (flags, size < 100, others) == (FLAG_ZSTD, True, as_they_are[1:])
+        assert await stored(client, "/packed") == [(flags, size), *others, *as_they_are]
+        assert await history(client, stream) == [data, b"short", random]
+        assert await history(client, "/packed") == 2 * [data, b"short", random]
+        with pytest.raises(walle.ConfigError, match="compression: must be none or zstd, not 'lz4'"):
+            async with client.claim(stream, address="me", compression="lz4"):
+                pass
+        with pytest.raises(walle.Refused, match="'lz4'; it is one of none, zstd"):
+            await client.create_stream("/lz4", compression="lz4")
+        async with client.claim(stream, address="me", compression="zstd") as writer:
+            with pytest.raises(walle.LocalProtocolError, match=str(ENTRY_DATA_BYTES_MAX)):
+                writer.put(bytes(ENTRY_DATA_BYTES_MAX + 1))
+
+    run(nodes, work)
+
+
+def test_what_cannot_be_decoded_is_told_and_can_be_passed_over(
+    nodes: DevNodes, stream: str
+) -> None:
+    async def work(client: walle.Client) -> None:
+        async with client.claim(stream, address="me") as writer:
+            writer.put(b"before")
+            writer.put_stored(b"not known", 0x40, 1)
+            writer.put_stored(b"no frame", FLAG_ZSTD, 2)
+            writer.put(b"after")
+        entries = client.read(stream)
+        assert (await anext(entries)).data == b"before"
+        with pytest.raises(walle.UnreadableEntry, match=r"entry 2 of .* unknown flag 0x40"):
+            await anext(entries)
+        with pytest.raises(walle.UnreadableEntry, match=r"entry 3 of .* read on from entry 4"):
+            await anext(client.read(stream, start=3))
+        assert [entry.data async for entry in client.read(stream, start=4)] == [b"after"]
+
+    run(nodes, work)
+    with walle.sync.connect(nodes.connect) as client, pytest.raises(walle.UnreadableEntry):
+        list(client.read(stream))
+    done = nodes.run("read", stream, "--raw")
+    assert (done.returncode, done.stdout) == (65, b"before\n")
+    assert done.stderr.startswith(f"walle: entry 2 of {stream} has the unknown flag".encode())
 
 
 def test_a_claim_waits_no_longer_than_it_may(nodes: DevNodes, stream: str) -> None:

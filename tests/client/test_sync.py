@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 
 def test_all_of_it(nodes: DevNodes) -> None:
     with walle.sync.connect(nodes.connect) as client:
-        client.create_stream("/sync")
+        client.create_stream("/sync", compression="zstd")
         assert "/sync" in [info.name for info in client.list_streams()]
         with client.claim("/sync", address="me") as writer:
             assert writer.is_exclusive
@@ -34,6 +34,13 @@ def test_all_of_it(nodes: DevNodes) -> None:
         entries = list(client.read("/sync", start=2, end=5))
         assert [entry.data for entry in entries] == [b"2", b"3", b"4"]
     assert "walle" not in [thread.name for thread in threading.enumerate()]
+
+
+def test_compression(nodes: DevNodes, stream: str) -> None:
+    with walle.sync.connect(nodes.connect) as client:
+        with client.claim(stream, address="me", compression="zstd") as writer:
+            writer.put(b"text " * 1_000)
+        assert [entry.data for entry in client.read(stream)] == [b"text " * 1_000]
 
 
 def test_threads_share_a_writer(nodes: DevNodes, stream: str) -> None:

@@ -204,12 +204,17 @@ def join(fields: list[Spelled]) -> bytes:
 
 
 def encode_records(entries: list[dict[str, Any]], prev_chain: int) -> tuple[bytes, list[int]]:
-    """The records of plain entries, and the chain after each."""
+    """The records of plain entries, and the chain after each. Their data are as they are stored."""
     out, chains = b"", []
     for entry in entries:
         data = bytes.fromhex(entry["data"]) if "data" in entry else entry["text"].encode()
         encoded, prev_chain = record.encode(
-            entry["entry_id"], WriterId(**entry["writer"]), entry["time_us"], data, prev_chain
+            entry["entry_id"],
+            WriterId(**entry["writer"]),
+            entry["time_us"],
+            data,
+            prev_chain,
+            entry.get("flags", 0),
         )
         out += encoded
         chains.append(prev_chain)
@@ -227,6 +232,8 @@ def spell_records(data: bytes, *, texts: bool = True) -> list[Spelled]:
             number = int.from_bytes(raw, "little")
             hexadecimal = field.name in {"crc", "prev_chain", "writer_nonce"}
             shown = f"{number:#0{2 * field.size + 2}x}" if hexadecimal else str(number)
+            if field.name == "length" and entry.flags:
+                shown = f"{len(entry.data)}, flags {entry.flags:#04x}"
             fields.append(Spelled(f"{name}: {field.name}", raw, shown))
         end = start + record.HEADER_BYTES + len(entry.data)
         text = f'"{entry.data.decode()}"' if texts else f"{len(entry.data)} bytes"

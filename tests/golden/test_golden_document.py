@@ -156,6 +156,13 @@ def render_records() -> str:
     return "\n".join(lines_of(golden.spell_records(data)))
 
 
+def render_compressed() -> str:
+    """The document's compressed record, the first of the last batch."""
+    batch = golden.load("records.yaml")[-1]
+    data, _ = golden.encode_records(batch["entries"][:1], batch["prev_chain"])
+    return "\n".join(lines_of(golden.spell_records(data, texts=False)))
+
+
 def block(name: str) -> str:
     """What stands between two marks of the document."""
     found = re.search(
@@ -165,9 +172,13 @@ def block(name: str) -> str:
     return found[1]
 
 
-@pytest.mark.parametrize("name", ["session", "records"])
+@pytest.mark.parametrize("name", ["session", "records", "compressed"])
 def test_the_bytes_shown_are_the_golden_ones(name: str) -> None:
-    renderers: dict[str, Any] = {"session": render_session, "records": render_records}
+    renderers: dict[str, Any] = {
+        "session": render_session,
+        "records": render_records,
+        "compressed": render_compressed,
+    }
     expected = renderers[name]()
     if golden.REWRITE:
         mark = rf"(<!-- {name} begin.*?-->\n).*?(<!-- {name} end -->)"

@@ -15,6 +15,7 @@ import pytest
 
 from tests.golden import golden, invalid
 from walle import frame, messages, record
+from walle.compression import Decompressor
 from walle.core.connection import Connection
 from walle.errors import CorruptionError, RemoteProtocolError
 from walle.ids import Position, WriterId
@@ -211,13 +212,17 @@ def test_golden_records_are_checked_and_decoded(batch: dict[str, Any]) -> None:
     assert list(checked.chains) == batch["chains"]
     assert checked.before == Position(first - 1, batch["prev_chain"])
     assert golden.join(golden.spell_records(data, texts=False)) == data
+    decompressor = Decompressor("the file")
     for entry, plain in zip(record.decode_all(data), batch["entries"], strict=True):
         content = bytes.fromhex(plain["data"]) if "data" in plain else plain["text"].encode()
-        assert (entry.entry_id, entry.time_us, entry.data) == (
+        assert (entry.entry_id, entry.time_us, entry.data, entry.flags) == (
             plain["entry_id"],
             plain["time_us"],
             content,
+            plain.get("flags", 0),
         )
+        unpacked = plain["unpacked"].encode() if "unpacked" in plain else content
+        assert decompressor.unpack(entry).data == unpacked
         assert entry.writer == WriterId(**plain["writer"])
 
 

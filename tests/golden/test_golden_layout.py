@@ -40,7 +40,12 @@ def dump_layouts() -> Iterator[str]:
         yield f"message {number} {cls.__name__}{''.join(notes)}"
         for name, hint in golden.hints_of(cls).items():
             yield f"    {name}: {golden.type_name(hint)}"
-    for parts in (messages.NodeAddress, messages.NodeRecord, messages.StreamCommitted):
+    for parts in (
+        messages.NodeAddress,
+        messages.NodeRecord,
+        messages.StreamCommitted,
+        messages.StreamSettings,
+    ):
         yield f"part {parts.__name__}"
         for name, hint in golden.hints_of(parts).items():
             yield f"    {name}: {golden.type_name(hint)}"

@@ -60,6 +60,20 @@ def test_largest_entry_fits_and_no_larger() -> None:
         encode(8, W1, 0, data + b"x", 0)
 
 
+def test_flags_are_beside_the_size_and_in_the_chain() -> None:
+    encoder = Encoder(W1, TAIL)
+    positions = [encoder.add(b"data", 7, flags) for flags in (0, 0x01, 0xFF)]
+    batch = encoder.take()
+    decoded = list(decode_all(batch.payload.view()))
+    assert [(entry.data, entry.flags) for entry in decoded] == [
+        (b"data", 0),
+        (b"data", 0x01),
+        (b"data", 0xFF),
+    ]
+    assert check(batch.payload, where="test").last == positions[-1], "the C core allows any flags"
+    assert encode(1, W1, 0, b"data", 0, 1)[1] != encode(1, W1, 0, b"data", 0)[1]
+
+
 def test_refused_entry_leaves_the_encoder_as_it_was() -> None:
     encoder = Encoder(W1, TAIL)
     with pytest.raises(LocalProtocolError):

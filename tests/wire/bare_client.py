@@ -103,6 +103,7 @@ def decode_records(records: bytes, after: Position | None) -> list[tuple[Positio
         crc, prev_chain, length, entry_id, *_ = RECORD.unpack_from(records, at)
         end = at + RECORD.size + (length & 0xFFFFFF)
         check(crc32c(records[at + 4 : end]) == crc, f"entry {entry_id} fails its CRC")
+        check(not length >> 24, f"entry {entry_id} is compressed, or of a later version")
         if after is not None:
             check(after == (entry_id - 1, prev_chain), f"entry {entry_id} does not follow {after}")
         after = Position(entry_id, xxh64(records[at + 12 : end], prev_chain))
@@ -316,7 +317,8 @@ def find_or_create(session: Session, name: str) -> int:
     except RefusedError as refused:
         if refused.code != UNKNOWN_STREAM:
             raise
-        info = session.ask(CREATE_STREAM, text(name) + struct.pack("<BI", 0, 0), STREAM_INFO)
+        wanted = text(name) + struct.pack("<BI", 0, 0) + text("none") + struct.pack("<QQ", 0, 0)
+        info = session.ask(CREATE_STREAM, wanted, STREAM_INFO)
     return info.number("Q")
 
 

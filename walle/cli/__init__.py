@@ -1,8 +1,8 @@
 """The command line. It parses and prints; what is done is done elsewhere.
 
 Exit statuses: 0 done; 1 refused or failed, or whoever read the output has gone; 2 wrong usage;
-3 no majority, or nobody answers; 4 the writer was lost; 65 stored data are damaged; 74 a file
-cannot be read or written; 78 a setting is wrong; 130 interrupted.
+3 no majority, or nobody answers; 4 the writer was lost; 65 data are damaged, or cannot be decoded;
+74 a file cannot be read or written; 78 a setting is wrong; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -16,7 +16,14 @@ from walle.cli.entries import put, read
 from walle.cli.nodes import dev, node
 from walle.cli.status import status
 from walle.cli.streams import stream
-from walle.errors import ConfigError, CorruptionError, Unavailable, WalleError, WriterLost
+from walle.errors import (
+    ConfigError,
+    CorruptionError,
+    Unavailable,
+    UnreadableEntry,
+    WalleError,
+    WriterLost,
+)
 from walle.process.child import EX_CONFIG, EX_DATAERR, EX_IOERR
 
 EX_UNAVAILABLE = 3
@@ -26,6 +33,7 @@ EX_INTERRUPTED = 130
 _STATUSES: tuple[tuple[type[WalleError], int], ...] = (
     (ConfigError, EX_CONFIG),
     (CorruptionError, EX_DATAERR),
+    (UnreadableEntry, EX_DATAERR),
     (Unavailable, EX_UNAVAILABLE),
     (WriterLost, EX_WRITER_LOST),
 )

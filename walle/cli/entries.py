@@ -26,6 +26,7 @@ from walle.cli.common import (
 from walle.client.client import LEASE_MS_DEFAULT
 from walle.errors import LocalProtocolError, WalleError
 from walle.limits import ENTRY_DATA_BYTES_MAX, LEASE_MS_MAX, LEASE_MS_MIN
+from walle.messages import COMPRESSIONS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterator
@@ -53,6 +54,11 @@ SILENCE_S = 1.0
     show_default=True,
     help="How long others wait for this writer when it falls silent.",
 )
+@click.option(
+    "--compression",
+    type=click.Choice(COMPRESSIONS),
+    help="How the entries are stored. Default: as the stream was created.",
+)
 @json_option
 @connect_option
 def put(
@@ -60,6 +66,7 @@ def put(
     file: BinaryIO,
     address: str | None,
     lease_ms: int,
+    compression: str | None,
     connect: str,
     *,
     whole: bool,
@@ -75,6 +82,7 @@ def put(
         echo hello | walle put /notes
         walle put /notes big.txt --json
         walle put /images photo.jpg --whole
+        walle put /logs app.log --compression zstd
     """
     who = address or f"walle-put@{socket.gethostname()}:{os.getpid()}"
     entries = _whole(file) if whole else _lines(file)
@@ -82,7 +90,9 @@ def put(
     async def work(client: Client) -> None:
         telling = asyncio.create_task(_tell_of_waiting(client, stream))
         try:
-            async with client.claim(stream, address=who, lease_ms=lease_ms, force=force) as writer:
+            async with client.claim(
+                stream, address=who, lease_ms=lease_ms, force=force, compression=compression
+            ) as writer:
                 telling.cancel()
                 with _reported(writer, as_json=as_json):
                     await _put_all(writer, entries)

@@ -18,6 +18,7 @@ from walle.cli.common import (
     run_client,
 )
 from walle.errors import WalleError
+from walle.messages import StreamSettings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -64,6 +65,7 @@ def print_stream(out: Console, stream: dict[str, Any]) -> None:
         Text.assemble(
             (printable(stream["name"]), "bold"),
             f"  version {stream['version']}, {_describe_entries(stream)}",
+            describe_settings(stream["settings"]),
         )
     )
     out.print(f"  {_describe_writer(stream['writer'])}")
@@ -81,6 +83,16 @@ def print_stream(out: Console, stream: dict[str, Any]) -> None:
         )
         table.add_row(f"  {member['id']}", _describe_up(member), *about)
     out.print(table)
+
+
+def describe_settings(settings: dict[str, Any]) -> str:
+    """What of a stream's settings is not as usual, to be put behind what is said of it."""
+    usual = StreamSettings()._asdict()
+    return "".join(
+        f", {name} {printable(str(value))}"
+        for name, value in settings.items()
+        if value != usual[name]
+    )
 
 
 def _describe_up(what: dict[str, Any]) -> Text:
@@ -177,6 +189,7 @@ def _describe_stream(info: StreamInfo, told: dict[str, dict[str, Any]]) -> dict[
             "remaining_lease_ms": max(remaining, default=0),
         },
         "first_entry_id": info.first_entry_id,
+        "settings": info.settings._asdict(),
         "committed_id": max((view["committed_id"] for view in views.values()), default=None),
         "members": [
             _describe_member(member.node_id, views.get(member.node_id)) for member in info.members

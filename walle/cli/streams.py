@@ -15,7 +15,8 @@ from walle.cli.common import (
     printable,
     run_client,
 )
-from walle.cli.status import collect_status, print_stream
+from walle.cli.status import collect_status, describe_settings, print_stream
+from walle.messages import COMPRESSIONS
 
 if TYPE_CHECKING:
     from walle.client.client import Client
@@ -31,24 +32,36 @@ def stream() -> None:
 @click.argument("name", metavar="STREAM")
 @click.option("--replicas", type=click.IntRange(1, 7), help="On how many nodes. Default: three.")
 @click.option("--members", metavar="N1,N2,...", help="On which nodes.")
+@click.option(
+    "--compression",
+    type=click.Choice(COMPRESSIONS),
+    default="none",
+    help="How entries are stored by writers that choose nothing else. Default: none.",
+)
 @connect_option
-def create(name: str, replicas: int | None, members: str | None, connect: str) -> None:
+def create(
+    name: str, replicas: int | None, members: str | None, compression: str, connect: str
+) -> None:
     """Create a stream. Repeating it does no harm.
 
     \b
         walle stream create /orders
         walle stream create /orders --members n1,n2,n3
+        walle stream create /logs --compression zstd
     """
     if replicas and members:
         raise click.UsageError("--replicas and --members exclude each other")
     named = [node.strip() for node in members.split(",")] if members else []
 
     async def work(client: Client) -> StreamInfo:
-        return await client.create_stream(name, replicas=replicas or 0, members=named)
+        return await client.create_stream(
+            name, replicas=replicas or 0, members=named, compression=compression
+        )
 
     info = run_client(connect, work)
+    held_by = ", ".join(member.node_id for member in info.members)
     click.echo(
-        f"{printable(info.name)} is on {', '.join(member.node_id for member in info.members)}"
+        f"{printable(info.name)} is on {held_by}{describe_settings(info.settings._asdict())}"
     )
 
 
@@ -84,6 +97,7 @@ def _describe(info: StreamInfo) -> dict[str, Any]:
         "version": info.version,
         "members": [member.node_id for member in info.members],
         "first_entry_id": info.first_entry_id,
+        "settings": info.settings._asdict(),
     }
 
 

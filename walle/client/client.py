@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from walle.client.reader import read_batches
 from walle.client.session import Session, open_session
 from walle.client.writer import Writer
+from walle.compression import Decompressor, make_compressor
 from walle.config import parse_address
 from walle.errors import (
     Busy,
@@ -19,9 +20,10 @@ from walle.errors import (
     Unavailable,
     WriterLost,
 )
-from walle.ids import NO_IDENTITY, NO_WRITER, Position, WriterId
+from walle.ids import NO_IDENTITY, NO_WRITER, ORIGIN, Position, WriterId
 from walle.limits import LEASE_MS_MAX, LEASE_MS_MIN
 from walle.messages import (
+    COMPRESSIONS,
     Claim,
     ClaimReply,
     CreateStream,
@@ -33,6 +35,7 @@ from walle.messages import (
     StatusReply,
     StreamInfo,
     StreamList,
+    StreamSettings,
     WriterStatus,
     WriterStatusReply,
 )
@@ -181,6 +184,8 @@ class Client:
         *,
         replicas: int = 0,
         members: Sequence[str] = (),
+        compression: str = "none",
+        origin: Position = ORIGIN,
         timeout_s: float = TIMEOUT_S,
     ) -> StreamInfo:
         """Creates a stream; the one that exists is returned if it is the same.
@@ -189,12 +194,15 @@ class Client:
             name: a path, such as "/orders".
             replicas: how many nodes hold it; 0: three, or as many as there are.
             members: the ids of the nodes that hold it; empty: placed by the cluster.
+            compression: of writers that choose none themselves: "none" or "zstd".
+            origin: the position before its first entry, when it goes on from another stream.
 
         Raises:
-            StreamExists: a stream of that name has other members.
-            Refused: the name or the members are not possible.
+            StreamExists: a stream of that name has other members, settings or another origin.
+            Refused: the name, the members or the compression are not possible.
         """
-        request = CreateStream(name, replicas, tuple(members))
+        settings = StreamSettings(compression)
+        request = CreateStream(name, replicas, tuple(members), settings, origin)
         info, _ = await self.ask(request, StreamInfo, timeout_s=timeout_s)
         return info
 
@@ -265,6 +273,7 @@ class Client:
         address: str,
         lease_ms: int = LEASE_MS_DEFAULT,
         force: bool = False,
+        compression: str | None = None,
         timeout_s: float | None = None,
     ) -> AsyncIterator[Writer]:
         """Becomes the stream's exclusive writer for the length of the block.
@@ -275,18 +284,24 @@ class Client:
             address: told to whoever asks for the writer.
             lease_ms: how long the others wait for this writer when it is silent.
             force: takes over at once instead of waiting until the present lease has lapsed.
+            compression: of what is put: "none" or "zstd"; None: the stream's own.
             timeout_s: how long to wait for the claim; None: as long as it takes.
 
         Raises:
             Unavailable: not claimed in time.
             WriterLost: another writer took over, and a put is not durable, or may not be.
-            ConfigError: lease_ms is out of bounds.
+            ConfigError: lease_ms is out of bounds, or there is no such compression.
         """
         if not LEASE_MS_MIN <= lease_ms <= LEASE_MS_MAX:
             raise ConfigError(
                 "lease_ms", f"must lie between {LEASE_MS_MIN} and {LEASE_MS_MAX}, not {lease_ms}"
             )
+        if compression not in (None, *COMPRESSIONS):
+            choices = " or ".join(COMPRESSIONS)
+            raise ConfigError("compression", f"must be {choices}, not {compression!r}")
         writer = await self._claim(name, address, lease_ms, timeout_s, force=force)
+        if compression is not None:
+            writer.compressor = make_compressor(compression)
         try:
             yield writer
             await writer.finish()
@@ -355,11 +370,15 @@ class Client:
         Args:
             end: the first entry id that is not wanted.
             node: the id of the one member to be read; it then serves only what it holds itself.
+
+        Raises:
+            UnreadableEntry: an entry's data cannot be decoded.
         """
+        decompressor = Decompressor(name)
         batches = read_batches(self, name, start=start, end=end, follow=follow, node=node)
         async for entries in batches:
-            for entry in entries:
-                yield entry
+            for entry in entries:  # one by one: all at once might be thousands of times as large
+                yield decompressor.unpack(entry)
 
     async def committed(self, name: str) -> Position:
         """The stream's commit point: all that was acknowledged before this call is below it."""

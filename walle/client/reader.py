@@ -23,7 +23,8 @@ FOLLOW_WAIT_MS = 10_000
 async def read_batches(
     client: Client, name: str, *, start: int, end: int | None, follow: bool, node: str | None
 ) -> AsyncGenerator[list[Entry], None]:
-    """What `Client.read` gives, by the answer. The chain is checked from one to the next."""
+    """What `Client.read` gives, by the answer, each entry as it is stored. The chain is checked
+    from one answer to the next."""
     info = await client.describe(name)
     addresses = _addresses(info, node)
     previous: Position | None = None

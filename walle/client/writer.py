@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from walle.client.session import now_ns
+from walle.compression import make_compressor
 from walle.core import quorum
 from walle.core.pipeline import Pipeline
 from walle.core.topology import StreamTopology
@@ -52,6 +53,7 @@ class Writer:
     a majority of the members holds the entry on stable storage. Whoever stops awaiting it does not
     take the entry back: what becomes of it is then unknown.
 
+    compressor: packs what is put; None where nothing does.
     on_committed: called with the last entry known to be durable, whenever that has moved.
     """
 
@@ -83,6 +85,7 @@ class Writer:
         self._lost: PutReply | None = None
         self._not_durable: WriterLost | None = None
         self._progress = asyncio.Event()
+        self.compressor = make_compressor(info.settings.compression)
         self.on_committed: Callable[[Position], None] = lambda _position: None
 
     # --- what users call --------------------------------------------------------------------------
@@ -107,6 +110,11 @@ class Writer:
             WriterLost: another writer has claimed the stream.
             LocalProtocolError: the data is too large for an entry, or the claim's block has ended.
         """
+        stored, flags = self.compressor.pack(data) if self.compressor else (data, 0)
+        return self.put_stored(stored, flags, time.time_ns() // 1000)
+
+    def put_stored(self, data: bytes, flags: int, time_us: int) -> asyncio.Future[Position]:
+        """As `put`, of an entry that was stored elsewhere: in the same form, with its time."""
         if self._is_closing:
             raise LocalProtocolError(f"the writer of {self.stream} is closed")
         self._check_not_lost()
@@ -114,7 +122,7 @@ class Writer:
             raise Busy(f"{PIPELINE_BYTES_MAX} bytes wait to be sent; `await writer.drain()` first")
         if len(self._waiting) >= UNCOMMITTED_ENTRIES_MAX:
             raise Busy(f"{len(self._waiting)} puts are in flight; `await writer.drain()` first")
-        position = self._encoder.add(data, time.time_ns() // 1000)
+        position = self._encoder.add(data, time_us, flags)
         future: asyncio.Future[Position] = self._loop.create_future()
         self._waiting.append((position, future))
         if self._encoder.size >= BATCH_BYTES_MAX:

@@ -3,12 +3,14 @@
 An entry is one change, as a JSON object: readable with any tool, and never in a hot path.
 
     {"change": "form", "cluster": HEX, "nodes": [{"id", "address", "identity": HEX}, ...]}
-    {"change": "create_stream", "name": NAME, "members": [NODE, ...]}
+    {"change": "create_stream", "name": NAME, "members": [NODE, ...],
+     "settings": {KEY: VALUE, ...}, "first": ENTRY, "chain": HEX}
     {"change": "members", "stream": ID, "version": V, "members": [NODE, ...], "old": [NODE, ...]}
 
 "members" is written twice for each change of a stream's members: joint, with the old ones in "old",
-and, when the change may end, without them. A stream's id is the id of the entry that created it.
-Entry 1 forms the cluster and creates `/cluster` itself, with all forming nodes as its members.
+and, when the change may end, without them. "first" is a stream's first entry, "chain" the chain of
+the one before it. A stream's id is the id of the entry that created it. Entry 1 forms the cluster
+and creates `/cluster` itself, with all forming nodes as its members.
 """
 
 from __future__ import annotations
@@ -20,13 +22,21 @@ import mmh3
 
 from walle.core.topology import StreamTopology
 from walle.errors import Code, InvariantError
-from walle.ids import CLUSTER_STREAM_NAME, NO_IDENTITY, STREAM_CLUSTER
-from walle.limits import MEMBERS_COUNT_MAX, STREAM_NAME_BYTES_MAX
-from walle.messages import CreateStream, NodeAddress, NodeRecord, StreamInfo
+from walle.ids import CLUSTER_STREAM_NAME, NO_IDENTITY, ORIGIN, STREAM_CLUSTER, Position
+from walle.limits import ENTRY_ID_MAX, MEMBERS_COUNT_MAX, STREAM_NAME_BYTES_MAX
+from walle.messages import (
+    COMPRESSIONS,
+    CreateStream,
+    NodeAddress,
+    NodeRecord,
+    StreamInfo,
+    StreamSettings,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+NO_SETTINGS = StreamSettings()
 REPLICAS_DEFAULT = 3
 SHOWN_MAX = 80
 
@@ -37,6 +47,7 @@ class StreamRecord(NamedTuple):
     stream_id: int
     name: str
     topology: StreamTopology
+    settings: StreamSettings = NO_SETTINGS
 
 
 class Refusal(NamedTuple):
@@ -55,9 +66,23 @@ def encode_form(cluster_id: bytes, nodes: Iterable[NodeRecord]) -> bytes:
     return _encode({"change": "form", "cluster": cluster_id.hex(), "nodes": records})
 
 
-def encode_create_stream(name: str, members: Iterable[str]) -> bytes:
+def encode_create_stream(
+    name: str,
+    members: Iterable[str],
+    settings: StreamSettings = NO_SETTINGS,
+    origin: Position = ORIGIN,
+) -> bytes:
     """The entry that creates a stream."""
-    return _encode({"change": "create_stream", "name": name, "members": list(members)})
+    return _encode(
+        {
+            "change": "create_stream",
+            "name": name,
+            "members": list(members),
+            "settings": settings._asdict(),
+            "first": origin.entry_id + 1,
+            "chain": f"{origin.chain:016x}",
+        }
+    )
 
 
 def encode_members(stream_id: int, topology: StreamTopology) -> bytes:
@@ -141,8 +166,14 @@ class ClusterState:
                 )
                 return None
             case "create_stream":
-                topology = StreamTopology(version=1, members=tuple(change["members"]))
-                record = StreamRecord(entry_id, change["name"], topology)
+                topology = StreamTopology(
+                    version=1,
+                    members=tuple(change["members"]),
+                    first_entry_id=change["first"],
+                    first_prev_chain=int(change["chain"], 16),
+                )
+                settings = StreamSettings(**change["settings"])
+                record = StreamRecord(entry_id, change["name"], topology, settings)
                 self._add(record)
                 return record
             case "members":
@@ -174,7 +205,7 @@ class ClusterState:
         return None if stream_id is None else self.streams[stream_id]
 
     def info(self, record: StreamRecord) -> StreamInfo:
-        """The stream's topology with its members' addresses."""
+        """The stream's topology with its members' addresses, and its settings."""
         topology = record.topology
         return StreamInfo(
             record.stream_id,
@@ -183,6 +214,7 @@ class ClusterState:
             tuple(NodeAddress(node, self.address_of(node)) for node in topology.members),
             tuple(NodeAddress(node, self.address_of(node)) for node in topology.old_members),
             topology.first_entry_id,
+            record.settings,
         )
 
     def plan_members(self, name: str, members: tuple[str, ...]) -> StreamRecord | Refusal:
@@ -234,6 +266,7 @@ class ClusterState:
         if wrong is not None:
             return Refusal(Code.BAD_REQUEST, wrong)
         refusal = self._refuse_members(request.members) if request.members else None
+        refusal = refusal or _refuse_beginning(request)
         if refusal is not None:
             return refusal
         replicas = len(request.members) or request.replicas
@@ -243,16 +276,38 @@ class ClusterState:
             return Refusal(Code.BAD_REQUEST, f"{text} {MEMBERS_COUNT_MAX} can be members")
         members = request.members or place(request.name, self.nodes, replicas)
         existing = self.find(request.name)
-        if existing is not None and not _fits(existing.topology, request):
+        if existing is not None and not _fits(existing, request):
             held_by = ", ".join(existing.topology.members)
-            return Refusal(
-                Code.STREAM_EXISTS, f"stream {request.name} exists already, on {held_by}"
-            )
+            text = f"stream {request.name} exists already, on {held_by}, {_describe(existing)}"
+            return Refusal(Code.STREAM_EXISTS, text)
         return tuple(sorted(members))
 
 
-def _fits(topology: StreamTopology, request: CreateStream) -> bool:
+def _refuse_beginning(request: CreateStream) -> Refusal | None:
+    """Why no stream can have these settings, or begin there."""
+    compression, origin = request.settings.compression, request.origin
+    if compression not in COMPRESSIONS:
+        text = f"compression {shown(compression)}; it is one of {', '.join(COMPRESSIONS)}"
+        return Refusal(Code.BAD_REQUEST, text)
+    if origin.entry_id >= ENTRY_ID_MAX or (origin.chain and not origin.entry_id):
+        return Refusal(Code.BAD_REQUEST, f"no stream can begin behind {origin}")
+    return None
+
+
+def _describe(record: StreamRecord) -> str:
+    """What else than members a request to create the stream may differ in."""
+    settings = [f"{name} {value}" for name, value in record.settings._asdict().items()]
+    return ", ".join([*settings, f"from entry {record.topology.first_entry_id} on"])
+
+
+def _fits(existing: StreamRecord, request: CreateStream) -> bool:
     """Whether the existing stream is what the request asks for, so that it may be repeated."""
+    topology = existing.topology
+    settings = zip(request.settings, NO_SETTINGS, existing.settings, strict=True)
+    if not all(wanted in (default, found) for wanted, default, found in settings):
+        return False
+    if request.origin not in (ORIGIN, topology.origin):
+        return False
     if request.members:
         return set(request.members) == set(topology.members)
     return not request.replicas or request.replicas == len(topology.members)

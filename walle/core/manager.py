@@ -183,7 +183,8 @@ class Manager:
         if request.name in self._waiting:  # with these settings or others: repeating will tell
             answer(Failure(Code.BUSY, f"stream {request.name} is being created"))
             return
-        entry_id = self._put(encode_create_stream(request.name, plan))
+        change = encode_create_stream(request.name, plan, request.settings, request.origin)
+        entry_id = self._put(change)
         self._waiting[request.name] = (entry_id, answer)
 
     def change_members(

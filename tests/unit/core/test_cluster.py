@@ -21,12 +21,14 @@ from walle.core.cluster import (
 )
 from walle.core.topology import StreamTopology
 from walle.errors import Code, InvariantError
-from walle.ids import STREAM_CLUSTER
-from walle.limits import MEMBERS_COUNT_MAX, STREAM_NAME_BYTES_MAX
-from walle.messages import CreateStream, NodeAddress, NodeRecord
+from walle.ids import STREAM_CLUSTER, Position
+from walle.limits import ENTRY_ID_MAX, MEMBERS_COUNT_MAX, STREAM_NAME_BYTES_MAX
+from walle.messages import CreateStream, NodeAddress, NodeRecord, StreamSettings
 
 CLUSTER_ID = bytes(range(16))
 NAMES = st.text(min_size=1, max_size=10)
+ZSTD = StreamSettings(compression="zstd")
+BEGINNING = Position(100, 2**64 - 1)
 
 
 def nodes(count: int) -> tuple[NodeRecord, ...]:
@@ -79,11 +81,26 @@ def test_any_name_and_members_survive(name: str, members: list[str]) -> None:
     assert (record.name, record.topology.members) == (name, tuple(members))
 
 
+def test_settings_and_origin_of_a_stream_survive() -> None:
+    cluster = formed()
+    record = cluster.apply(2, encode_create_stream("/a", ["n1"], ZSTD, BEGINNING))
+    assert record is not None
+    assert (record.settings, record.topology.origin) == (ZSTD, BEGINNING)
+    info = cluster.info(record)
+    assert (info.settings, info.first_entry_id) == (ZSTD, 101)
+    moved = StreamTopology(2, ("n2",), ("n1",), *record.topology[3:])
+    changed = cluster.apply(3, encode_members(2, moved))
+    assert changed == record._replace(topology=moved), "a change of members leaves them alone"
+
+
 def test_entries_are_json_that_any_tool_reads() -> None:
-    assert json.loads(encode_create_stream("/a", ["n1"])) == {
+    assert json.loads(encode_create_stream("/a", ["n1"], ZSTD, Position(100, 255))) == {
         "change": "create_stream",
         "name": "/a",
         "members": ["n1"],
+        "settings": {"compression": "zstd"},
+        "first": 101,
+        "chain": "00000000000000ff",
     }
     assert json.loads(encode_form(CLUSTER_ID, nodes(1))) == {
         "change": "form",
@@ -118,6 +135,9 @@ def test_info_names_members_with_their_addresses() -> None:
         (CreateStream("/a", 0, ("n1", "n7")), "no node 'n7'; the nodes are n1, n2, n3"),
         (CreateStream("/a", 0, ("n1", "n1")), "named twice"),
         (CreateStream("/a", 4, ()), "4 replicas: there are 3 nodes"),
+        (CreateStream("/a", 0, (), StreamSettings("lz4")), "'lz4'; it is one of none, zstd"),
+        (CreateStream("/a", 0, (), origin=Position(0, 1)), "no stream can begin behind 0:"),
+        (CreateStream("/a", 0, (), origin=Position(ENTRY_ID_MAX, 1)), "no stream can begin"),
     ],
 )
 def test_impossible_stream_is_refused_with_the_rule(request_: CreateStream, text: str) -> None:
@@ -159,6 +179,11 @@ def test_longest_name_is_allowed_and_members_are_sorted() -> None:
         (CreateStream("/a", 3, ()), False),
         (CreateStream("/a", 2, ("n1", "n2")), False),
         (CreateStream("/cluster", 0, ("n1",)), False),
+        (CreateStream("/a", 0, (), ZSTD), False),
+        (CreateStream("/a", 0, (), origin=BEGINNING), False),
+        (CreateStream("/z", 0, (), ZSTD, BEGINNING), True),
+        (CreateStream("/z", 0, ()), True),
+        (CreateStream("/z", 0, (), origin=BEGINNING._replace(chain=8)), False),
     ],
 )
 def test_stream_that_exists_may_be_created_again_if_it_is_the_same(
@@ -166,6 +191,7 @@ def test_stream_that_exists_may_be_created_again_if_it_is_the_same(
 ) -> None:
     cluster = formed()
     cluster.apply(2, encode_create_stream("/a", ["n1", "n3"]))
+    cluster.apply(3, encode_create_stream("/z", ["n1", "n2"], ZSTD, BEGINNING))
     plan = cluster.plan_stream(request_)
     if is_same:
         assert not isinstance(plan, Refusal)
