@@ -12,6 +12,7 @@ import sys
 
 import click
 
+from walle.cli.backup import backup, restore
 from walle.cli.entries import put, read
 from walle.cli.nodes import dev, node
 from walle.cli.status import status
@@ -56,7 +57,7 @@ def walle() -> None:
     """
 
 
-for command in (dev, node, stream, put, read, status):
+for command in (dev, node, stream, put, read, backup, restore, status):
     walle.add_command(command)
 
 

@@ -5,23 +5,27 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 import walle
 from walle.config import PORT_DEFAULT
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
 
     from walle.client.client import Client
 
 CONNECT_DEFAULT = ",".join(f"127.0.0.1:{PORT_DEFAULT + index}" for index in range(3))
 CONNECT_S = 1.0
 WIDE = 10_000
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 R = TypeVar("R")
 
@@ -72,6 +76,42 @@ def console() -> Console:
     return Console(
         width=None if sys.stdout.isatty() else WIDE, highlight=False, markup=False, emoji=False
     )
+
+
+@contextmanager
+def progress(what: str, *, shown: bool = True) -> Iterator[Callable[[int, int | None], None]]:
+    """A progress line on a terminal, nothing elsewhere; yields what sets how many are done, of how
+    many."""
+    line = Progress(
+        TextColumn(what),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+        disable=not shown or not sys.stderr.isatty(),
+    )
+    with line:
+        task = line.add_task(what, total=None)
+        yield lambda done, total: line.update(task, completed=done, total=total)
+
+
+def parse_time(value: str) -> int:
+    """A moment by ISO 8601, as an option's type: microseconds since 1970; UTC without an offset."""
+    try:
+        moment = datetime.fromisoformat(value)
+    except ValueError:
+        text = f"{value!r} is no time such as 2026-02-28T12:00:00+00:00"
+        raise click.BadParameter(text) from None
+    moment = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+    return (moment - EPOCH) // timedelta(microseconds=1)
+
+
+def format_time(time_us: int) -> str:
+    """What `parse_time` takes; the number, where a writer's clock was beyond all calendars."""
+    try:
+        return (EPOCH + timedelta(microseconds=time_us)).isoformat(timespec="microseconds")
+    except OverflowError:
+        return f"{time_us} us"
 
 
 def new_table(*columns: str) -> Table:

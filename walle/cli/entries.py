@@ -8,18 +8,17 @@ import os
 import socket
 import sys
 from contextlib import aclosing, contextmanager
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, BinaryIO
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from walle.cli.common import (
     connect_option,
+    format_time,
     json_option,
     print_json,
     printable,
+    progress,
     run_client,
     to_json,
 )
@@ -29,7 +28,7 @@ from walle.limits import ENTRY_DATA_BYTES_MAX, LEASE_MS_MAX, LEASE_MS_MIN
 from walle.messages import COMPRESSIONS
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Iterator
+    from collections.abc import AsyncGenerator, Iterator
 
     from walle.client.client import Client
     from walle.client.writer import Writer
@@ -155,7 +154,7 @@ def _reported(writer: Writer, *, as_json: bool) -> Iterator[None]:
                 task.cancel()
 
     try:
-        with _progress(shown=not as_json) as show:
+        with progress("durable", shown=not as_json) as show:
 
             def show_committed(_committed: Position) -> None:
                 show(count(), writer.tail.entry_id - first_id)
@@ -229,26 +228,9 @@ def _checked(data: bytes, what: str) -> bytes:
     return data
 
 
-@contextmanager
-def _progress(*, shown: bool) -> Iterator[Callable[[int, int], None]]:
-    """A progress line on a terminal, nothing elsewhere; yields what sets how many are durable, of
-    how many."""
-    progress = Progress(
-        TextColumn("durable"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=Console(stderr=True),
-        disable=not shown or not sys.stderr.isatty(),
-    )
-    with progress:
-        task = progress.add_task("put", total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
-
-
 @click.command()
 @click.argument("stream", metavar="STREAM")
-@click.option("--start", type=click.IntRange(1), default=1, help="The first entry. Default: 1.")
+@click.option("--start", type=click.IntRange(1), help="The first entry. Default: the stream's.")
 @click.option("--end", type=click.IntRange(1), help="The first entry that is not wanted.")
 @click.option("--follow", is_flag=True, help="Go on with new entries as they come.")
 @click.option("--node", help="Read this member only, and only what it holds itself.")
@@ -257,7 +239,7 @@ def _progress(*, shown: bool) -> Iterator[Callable[[int, int], None]]:
 @connect_option
 def read(
     stream: str,
-    start: int,
+    start: int | None,
     end: int | None,
     node: str | None,
     connect: str,
@@ -282,7 +264,8 @@ def read(
     describe = _as_json if as_json else _as_raw if raw else _as_text
 
     async def work(client: Client) -> None:
-        async for entry in client.read(stream, start=start, end=end, follow=follow, node=node):
+        first_id = start or (await client.describe(stream)).first_entry_id
+        async for entry in client.read(stream, start=first_id, end=end, follow=follow, node=node):
             out.write(describe(entry) + b"\n")
             if is_watched:
                 out.flush()
@@ -291,24 +274,20 @@ def read(
     run_client(connect, work)
 
 
-def _time(entry: Entry) -> str:
-    return datetime.fromtimestamp(entry.time_us / 1e6, UTC).isoformat(timespec="milliseconds")
-
-
 def _as_raw(entry: Entry) -> bytes:
     return entry.data
 
 
 def _as_text(entry: Entry) -> bytes:
     data = printable(entry.data.decode(errors="backslashreplace"))
-    return f"{entry.entry_id}  {_time(entry)}  {data}".encode()
+    return f"{entry.entry_id}  {format_time(entry.time_us)}  {data}".encode()
 
 
 def _as_json(entry: Entry) -> bytes:
     fields = {
         "entry_id": entry.entry_id,
         "writer_id": str(entry.writer),
-        "time": _time(entry),
+        "time": format_time(entry.time_us),
         "chain": f"{entry.chain:016x}",
         "data": base64.b64encode(entry.data).decode(),
     }

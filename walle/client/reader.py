@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from walle.errors import CorruptionError, Refused
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from walle.client.client import Client
     from walle.ids import Position
     from walle.messages import StreamInfo
-    from walle.record import Entry
+    from walle.record import Batch, Entry
 
 FOLLOW_WAIT_MS = 10_000
 
@@ -23,8 +24,23 @@ FOLLOW_WAIT_MS = 10_000
 async def read_batches(
     client: Client, name: str, *, start: int, end: int | None, follow: bool, node: str | None
 ) -> AsyncGenerator[list[Entry], None]:
-    """What `Client.read` gives, by the answer, each entry as it is stored. The chain is checked
-    from one answer to the next."""
+    """What `Client.read` gives, by the answer, each entry as it is stored."""
+    records = read_records(client, name, start=start, end=end, follow=follow, node=node)
+    async for batch, count in records:
+        yield list(islice(decode_all(batch.payload.view()), count))
+
+
+async def read_records(
+    client: Client,
+    name: str,
+    *,
+    start: int,
+    end: int | None,
+    follow: bool = False,
+    node: str | None = None,
+) -> AsyncGenerator[tuple[Batch, int], None]:
+    """The same as records, and how many of them are wanted: the last answer may bring more. The
+    chain is checked from one answer to the next."""
     info = await client.describe(name)
     addresses = _addresses(info, node)
     previous: Position | None = None
@@ -62,10 +78,7 @@ async def read_batches(
             )
         previous = batch.last
         start = batch.last_id + 1
-        entries = list(decode_all(batch.payload.view()))
-        if until is not None:
-            entries = entries[: until - batch.first_id]
-        yield entries
+        yield batch, batch.count if until is None else min(batch.count, until - batch.first_id)
 
 
 def _addresses(info: StreamInfo, node: str | None) -> list[str]:
