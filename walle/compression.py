@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
 FLAG_ZSTD = 0x01
 LEVEL = 3
-WINDOW_BYTES_MAX = 8 * 1024 * 1024
-"""What RFC 8878 wants every decoder to support, and no encoder to exceed."""
 
 
 class Compressor:
@@ -52,7 +50,7 @@ class Decompressor:
 
     def __init__(self, stream: str) -> None:
         self._stream = stream
-        self._zstd = zstandard.ZstdDecompressor(max_window_size=WINDOW_BYTES_MAX)
+        self._zstd = zstandard.ZstdDecompressor()
 
     def unpack(self, entry: Entry) -> Entry:
         """The entry with its data as they were put.

@@ -15,11 +15,11 @@ from tests.unit.making import W1, W2, entries
 from walle.client.backup import survey
 from walle.client.backup_file import HEADER_BYTES, BackupFile, Header, open_backup
 from walle.errors import CorruptionError, InvariantError, Refused
-from walle.ids import IdRange, Position
+from walle.ids import IdRange, Position, WriterId
 from walle.limits import ENTRY_DATA_BYTES_MAX
 from walle.native import crc32c
 from walle.record import HEADER_BYTES as TRAILER_BYTES
-from walle.record import Encoder, decode_all
+from walle.record import Encoder, decode_all, encode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -117,20 +117,12 @@ def test_records_must_follow(path: Path) -> None:
 
 
 def test_large_entries_span_what_is_read_at_once(path: Path) -> None:
-    """And so does the search for what lies behind damage."""
     encoder, batches = Encoder(W1, ORIGIN), []
     for size in [ENTRY_DATA_BYTES_MAX - 40, 1, ENTRY_DATA_BYTES_MAX, 3] * 3:
         encoder.add(os.urandom(size), 0)
         batches.append(encoder.take())
-    data = write(path, *batches)
+    write(path, *batches)
     assert read(path)[0] == history(*batches)
-    damaged = bytearray(data[:-TRAILER_BYTES])
-    damaged[HEADER_BYTES : -ENTRY_DATA_BYTES_MAX - 100] = bytes(
-        len(damaged) - ENTRY_DATA_BYTES_MAX - 100 - HEADER_BYTES
-    )
-    path.write_bytes(damaged)
-    with pytest.raises(CorruptionError, match="expected entry 7, found BLANK"):
-        read(path)
 
 
 # --- cut ------------------------------------------------------------------------------------------
@@ -223,6 +215,38 @@ def test_damaged_last_record_is_no_torn_one_where_a_trailer_vouches_for_it(path:
     whole[-TRAILER_BYTES - 8] ^= 1
     path.write_bytes(whole)
     with pytest.raises(CorruptionError, match="expected entry 9"):
+        read(path)
+
+
+@pytest.mark.parametrize("blank_bytes", [100, 1_500_000, 2_000_000, 2_097_152, 9_000_000])
+def test_whole_record_behind_any_damage_is_found(path: Path, blank_bytes: int) -> None:
+    """Wherever it lies in what is read at once, or between."""
+    write(path, FIRST)
+    last = entries(1, Position(99, 9), data=bytes(ENTRY_DATA_BYTES_MAX))
+    good = path.read_bytes()[:-TRAILER_BYTES]
+    path.write_bytes(good + bytes(blank_bytes & -8) + bytes(last.payload.view()))
+    with pytest.raises(CorruptionError, match="expected entry 10, found BLANK"):
+        read(path)
+
+
+def test_good_records_of_another_history_are_damage(path: Path) -> None:
+    """At the beginning, and where one read ends and the next begins."""
+    records, trailer = bytes(FIRST.payload.view()), bytes(TRAILER_BYTES)
+    path.write_bytes(HEADER._replace(origin=Position(6, 67)).encode() + records + trailer)
+    with pytest.raises(CorruptionError, match="expected entry 7, found BAD_CHAIN; use another"):
+        read(path)
+    other = entries(2, Position(FIRST.last.entry_id, 1))
+    path.write_bytes(HEADER.encode() + records + bytes(other.payload.view()))
+    with pytest.raises(CorruptionError, match="expected entry 10, found BAD_CHAIN; use another"):
+        read(path)
+
+
+def test_trailer_must_follow_the_last_record(path: Path) -> None:
+    whole = write(path, FIRST)[:-TRAILER_BYTES]
+    place = WriterId(FIRST.last.entry_id, len(whole) + 8)
+    trailer, _ = encode(0, place, 5, b"", FIRST.last.chain)
+    path.write_bytes(whole + bytes(8) + trailer)
+    with pytest.raises(CorruptionError, match="expected entry 10"):
         read(path)
 
 

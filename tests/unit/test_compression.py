@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import tracemalloc
 from contextlib import suppress
 
@@ -37,6 +38,11 @@ def test_what_is_packed_is_unpacked(data: bytes) -> None:
     assert len(packed) < len(data) or not flags, "a frame that is no smaller is not stored"
     entry = Decompressor("/s").unpack(stored(packed, flags))
     assert (entry.data, entry.flags) == (data, 0)
+
+
+def test_what_does_not_get_smaller_is_left_as_it_is() -> None:
+    data = random.Random(1).randbytes(1_000)
+    assert Compressor().pack(data) == (data, 0)
 
 
 def test_one_compressor_and_one_decompressor_serve_many_entries() -> None:
