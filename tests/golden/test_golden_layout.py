@@ -12,9 +12,16 @@ from typing import TYPE_CHECKING
 from tests.golden import golden
 from walle import frame, ids, limits, messages, record
 from walle.errors import Code
+from walle.storage import journal, notes, segment
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
+
+
+def dump_fields(layout: Iterable[record.Field]) -> Iterator[str]:
+    """A line for each field: its offset, its size, its name."""
+    for name, offset, size in layout:
+        yield f"    {offset:2} {size} {name}"
 
 
 def dump_layouts() -> Iterator[str]:
@@ -28,16 +35,24 @@ def dump_layouts() -> Iterator[str]:
     yield f"frame alignment {frame.ALIGNMENT}"
     yield ""
     yield f"record header, {record.HEADER_BYTES} bytes: {record.HEADER.format}"
-    for name, offset, size in record.LAYOUT:
-        yield f"    {offset:2} {size} {name}"
+    yield from dump_fields(record.LAYOUT)
     yield f"    crc from {record.CRC_START}, chain from {record.CHAIN_START}"
     yield f"    length mask {record.LENGTH_MASK:#x}, flags from bit {record.FLAGS_SHIFT}"
     yield f"record alignment {record.ALIGNMENT}"
     yield ""
+    yield f"segment, version {segment.VERSION}: records from {notes.RECORDS_START}"
+    yield from dump_fields(segment.LAYOUT)
+    yield f"note, from {notes.BLOCK_BYTES} or {2 * notes.BLOCK_BYTES}"
+    yield from dump_fields(notes.LAYOUT)
+    yield f"journal, version {journal.VERSION}: blocks of {journal.BLOCK_BYTES}"
+    yield from dump_fields(journal.LAYOUT)
+    yield "journal frame"
+    yield from dump_fields(journal.FRAME_LAYOUT)
+    yield ""
     for number, cls in messages.TYPES.items():
-        notes = [" + records"] if cls in messages.WITH_RECORDS else []
-        notes += [" (nodes only)"] if cls in messages.NODE_ONLY else []
-        yield f"message {number} {cls.__name__}{''.join(notes)}"
+        remarks = [" + records"] if cls in messages.WITH_RECORDS else []
+        remarks += [" (nodes only)"] if cls in messages.NODE_ONLY else []
+        yield f"message {number} {cls.__name__}{''.join(remarks)}"
         for name, hint in golden.hints_of(cls).items():
             yield f"    {name}: {golden.type_name(hint)}"
     for parts in (

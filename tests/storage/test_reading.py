@@ -21,10 +21,12 @@ from walle.ids import ORIGIN
 from walle.limits import MIB
 from walle.record import HEADER_BYTES, size_of
 from walle.storage import extent, pool, reader, recovery, segment
+from walle.storage.notes import RECORDS_START
 from walle.storage.segment import Segment
+from walle.storage.spare import Spare
 from walle.storage.store import Store
 from walle.storage.vfs import RealFiles
-from walle.testing.files import SimulatedFiles
+from walle.testing.files import SimulatedFile, SimulatedFiles
 
 if TYPE_CHECKING:
     from walle.core import effects
@@ -220,11 +222,11 @@ def test_index_has_a_point_for_about_every_step(
 @pytest.mark.parametrize("place", [0, 5, 13, 20, 30, 44, HEADER_BYTES, HEADER_BYTES + 99])
 def test_damaged_record_is_refused_wherever_it_is_hit(driver: Driver, place: int) -> None:
     size = size_of(100)
-    flip(segments(driver)[0], segment.HEADER_BYTES + 9 * size + place)
+    flip(segments(driver)[0], RECORDS_START + 9 * size + place)
     with pytest.raises(CorruptionError) as caught:
         driver.store.read(read_action(STREAM, 10))
     assert caught.value.path == str(segments(driver)[0])
-    assert caught.value.offset == segment.HEADER_BYTES + 9 * size
+    assert caught.value.offset == RECORDS_START + 9 * size
     assert ids_read(driver, read_action(STREAM, 8)) == [8, 9]
     hides_what_follows = place in (13, 20)  # the length, the id
     if not hides_what_follows:
@@ -235,9 +237,9 @@ def test_record_that_is_not_where_it_should_be_is_refused(driver: Driver) -> Non
     """Its bytes are good, but it is another entry."""
     path, size = segments(driver)[0], size_of(100)
     with path.open("r+b") as file:
-        file.seek(segment.HEADER_BYTES + 4 * size)
+        file.seek(RECORDS_START + 4 * size)
         other = file.read(size)
-        file.seek(segment.HEADER_BYTES + 9 * size)
+        file.seek(RECORDS_START + 9 * size)
         file.write(other)
     with pytest.raises(CorruptionError):
         driver.store.read(read_action(STREAM, 10))
@@ -248,7 +250,7 @@ def test_history_of_someone_else_is_refused(driver: Driver) -> None:
     """Every record is good, and so is the chain; but it does not end as it should."""
     others = b"".join(records_of(ORIGIN, [100] * 20))
     with segments(driver)[0].open("r+b") as file:
-        file.seek(segment.HEADER_BYTES)
+        file.seek(RECORDS_START)
         file.write(others)
     with pytest.raises(CorruptionError, match="other records behind entry 20"):
         driver.store.read(read_action(STREAM, 15))
@@ -263,7 +265,7 @@ def test_history_of_someone_else_in_a_sealed_segment_is_refused(driver: Driver) 
     assert first.is_sealed
     others = records_of(ORIGIN, [100] * 20 + [500] * (first.last.entry_id - 20))
     with first.segment.path.open("r+b") as file:
-        file.seek(segment.HEADER_BYTES)
+        file.seek(RECORDS_START)
         file.write(b"".join(others))
     first.index = None
     with pytest.raises(CorruptionError):
@@ -277,7 +279,7 @@ def test_read_ends_before_a_segment_that_begins_with_damage(driver: Driver) -> N
     driver.store.sync()
     first, second = driver.store._logs[STREAM].runs[:2]
     wanted = list(range(15, first.last.entry_id + 1))
-    flip(second.segment.path, segment.HEADER_BYTES + 60)
+    flip(second.segment.path, RECORDS_START + 60)
     assert ids_read(driver, read_action(STREAM, 15)) == wanted
     with pytest.raises(CorruptionError):
         driver.store.read(read_action(STREAM, second.first_id))
@@ -299,7 +301,7 @@ def test_sealed_segment_is_checked_at_first_sight(
     driver.promise(STREAM)
     driver.store.sync()
     driver.store.close()
-    flip(segments(driver)[0], segment.HEADER_BYTES + 9 * size_of(100) + 60)
+    flip(segments(driver)[0], RECORDS_START + 9 * size_of(100) + 60)
     store = driver.store = Store(tmp_path / "data", RealFiles())
     assert store.findings == ()
     assert ids_read(driver, read_action(STREAM, 9, 10)) == [9]
@@ -318,7 +320,7 @@ def test_file_that_is_not_the_segment_is_refused(
     if damage == "header":
         path.write_bytes(data[:40] + b"x" + data[41:])
     elif damage == "cut":
-        path.write_bytes(data[: segment.HEADER_BYTES + 100])
+        path.write_bytes(data[: RECORDS_START + 100])
     elif damage == "empty":
         path.write_bytes(b"")
     with pytest.raises(CorruptionError):
@@ -329,7 +331,7 @@ def test_file_that_is_not_the_segment_is_refused(
 
 def test_damage_in_the_way_of_a_truncation_ends_the_store(driver: Driver) -> None:
     """Where to cut is not known; the next opening finds out what is left."""
-    flip(segments(driver)[0], segment.HEADER_BYTES + 3 * size_of(100) + 14)
+    flip(segments(driver)[0], RECORDS_START + 3 * size_of(100) + 14)
     with pytest.raises(CorruptionError):
         driver.truncate(STREAM, 5)
 
@@ -340,22 +342,42 @@ def test_batch_is_checked_before_it_is_believed() -> None:
         batch_of([b"x" * 100])
 
 
+class OpeningFiles(SimulatedFiles):
+    """Notes what is opened."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.opened: list[str] = []
+
+    def open(self, path: Path) -> SimulatedFile:
+        self.opened.append(path.name)
+        return super().open(path)
+
+
 def test_file_that_was_written_stays_open_until_it_is_synced(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A descriptor opened later might not be told that the write has failed."""
     monkeypatch.setattr(pool, "WRITERS_COUNT_MAX", 1)
-    files = SimulatedFiles()
+    files = OpeningFiles()
     files.make_directory(Path("/base"))
-    one = pool.Pool(files)
-    segments = [Segment(Path(f"/base/{number}"), 1, number, 1, 100) for number in (1, 2, 3)]
+    one = pool.Pool(files, Spare(Path("/spare"), files))
+    segments = [Segment(Path(f"/base/{number}"), 1, number, 1, 1 << 14) for number in (1, 2, 3)]
     for each in segments:
         one.create(each)
-    written = one.writer(segments[0])
-    one.unsynced[segments[0]] = None
-    one.writer(segments[1])
-    one.writer(segments[2])
-    assert one.writer(segments[0]) is written
-    one.unsynced.clear()
-    one.writer(segments[1])
-    assert one.writer(segments[0]) is not written
+
+    def write(segment: Segment) -> None:
+        one.add(segment, b"x", ORIGIN)
+        one.write(segment)
+
+    write(segments[0])
+    files.opened.clear()
+    one.create(Segment(Path("/base/4"), 1, 4, 1, 1 << 14))
+    write(segments[0])
+    assert files.opened == [], "it is still open"
+    write(segments[1])  # one more may not wait for a sync, so the first is synced
+    one.sync()
+    write(segments[2])
+    one.sync()
+    write(segments[0])
+    assert files.opened == ["2", "3", "1"]

@@ -26,12 +26,13 @@ from walle.errors import CorruptionError
 from walle.ids import NO_WRITER, ORIGIN, Position
 from walle.native import crc32c
 from walle.record import size_of
-from walle.storage import recovery, segment
+from walle.storage import notes, recovery, segment
 from walle.storage.examine import Examined, Piece
 from walle.storage.extent import Extent
 from walle.storage.manifest import ExtentRecord, Kind, StreamRecord
+from walle.storage.notes import RECORDS_START
 from walle.storage.recovery import FATES, TAILS, Fate, Found, Side, StreamRecovery
-from walle.storage.segment import HEADER_BYTES, Segment
+from walle.storage.segment import Segment
 from walle.storage.store import Store
 from walle.testing.files import Inode, SimulatedFiles
 
@@ -57,6 +58,12 @@ class Bench:
         """Rounds with so many entries of 50 bytes each."""
         for count in counts:
             self.driver.append(STREAM, [50] * count)
+            self.driver.store.sync()
+
+    def confirm(self) -> None:
+        """Lets the store be idle."""
+        while self.driver.store.has_unconfirmed:
+            self.driver.store.confirm()
             self.driver.store.sync()
 
     def commit(self, entry_id: int) -> None:
@@ -86,7 +93,7 @@ class Bench:
 
     def spoil(self, entry_id: int, first_id: int = 1, number: int = 1) -> None:
         """Damages the entry's record in a file that begins with first_id."""
-        self.flip(HEADER_BYTES + (entry_id - first_id) * SIZE + 60, number)
+        self.flip(RECORDS_START + (entry_id - first_id) * SIZE + 60, number)
 
     def open(self) -> State:
         """Opens the store; opening it once more must find the same, and nothing to be done."""
@@ -136,35 +143,51 @@ def bench() -> Bench:
 # --- torn tails -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("is_cut_off", [False, True])
-def test_torn_tail_is_cut_wherever_it_is_torn(is_cut_off: bool) -> None:
-    """At every byte of the last two records: zeros follow, or nothing."""
-    start = HEADER_BYTES + 3 * SIZE
-    for torn_at in range(start, start + 2 * SIZE):
+def test_torn_tail_is_cut_wherever_it_is_torn() -> None:
+    """At every byte of the last append, whatever of it follows: it goes as a whole."""
+    start, end = RECORDS_START + 3 * SIZE, RECORDS_START + 5 * SIZE
+    for torn_at in range(start, end):
+        for size in (end - torn_at, 1, SIZE):
+            bench = Bench()
+            bench.append(3, 2)
+            whole = bytes(bench.file().data)
+            bench.change(torn_at, bytes(min(size, end - torn_at)))
+            is_whole = bytes(bench.file().data) == whole
+            state = bench.open()
+            assert runs(state) == [(1, 5 if is_whole else 3)]
+            assert ("which was never completed" in bench.findings) == (not is_whole)
+            assert state.doubtful_id == 0
+            assert bench.ids() == list(range(1, 6 if is_whole else 4))
+        bench.check_goes_on(state)
+
+
+def test_append_without_its_note_does_not_exist(bench: Bench) -> None:
+    """Its records are whole; but where they lie, a file that is used again may hold anything."""
+    bench.append(3, 2)
+    bench.change(notes.BLOCK_BYTES, bytes(notes.BLOCK_BYTES))
+    state = bench.open()
+    assert runs(state) == [(1, 3)]
+    assert state.doubtful_id == 0
+    assert bench.findings == ""
+    bench.check_goes_on(state)
+    assert [each.segment.number for each in bench.driver.store._logs[STREAM].runs] == [1]
+
+
+def test_torn_note_is_as_though_it_were_not_there() -> None:
+    for place in range(notes.LAYOUT[-1].offset + 4):
         bench = Bench()
         bench.append(3, 2)
-        inode = bench.file()
-        whole = bytes(inode.data)
-        if is_cut_off:
-            inode.data, inode.durable = bytearray(whole[:torn_at]), bytearray(whole[:torn_at])
-        else:
-            bench.change(torn_at, bytes(start + 2 * SIZE - torn_at))
-        is_fourth_whole = is_cut_off or whole[torn_at : start + SIZE].strip(b"\0")
-        held = 3 if is_fourth_whole and torn_at < start + SIZE else 4
-        if not is_cut_off and not whole[torn_at : start + 2 * SIZE].strip(b"\0"):
-            held = 5  # only padding was lost, which is zeros anyhow
+        bench.flip(notes.BLOCK_BYTES + place)
         state = bench.open()
-        assert runs(state) == [(1, held)]
-        assert state.doubtful_id == 0
-        assert bench.ids() == list(range(1, held + 1))
+        assert (runs(state), state.doubtful_id) == ([(1, 3)], 0)
         bench.check_goes_on(state)
 
 
 def test_what_was_torn_is_never_written_over(bench: Bench) -> None:
     """So no part of it can come to life between newer records."""
     bench.append(3, 2)
-    bench.change(HEADER_BYTES + 4 * SIZE - 20, bytes(20 + SIZE // 2))
-    bench.change(HEADER_BYTES + 5 * SIZE - 20, bytes(20))
+    bench.change(RECORDS_START + 4 * SIZE - 20, bytes(20 + SIZE // 2))
+    bench.change(RECORDS_START + 5 * SIZE - 20, bytes(20))
     before = bytes(bench.file().data)
     state = bench.open()
     assert runs(state) == [(1, 3)]
@@ -187,6 +210,7 @@ def test_clean_tail_goes_on_in_its_file(bench: Bench) -> None:
 
 def test_damage_before_good_records_is_doubted(bench: Bench) -> None:
     bench.append(3, 5)
+    bench.confirm()
     bench.spoil(5)
     state = bench.open()
     assert runs(state) == [(1, 4)]
@@ -197,28 +221,91 @@ def test_damage_before_good_records_is_doubted(bench: Bench) -> None:
     bench.check_goes_on(state)
 
 
+def test_damage_below_the_last_append_is_doubted(bench: Bench) -> None:
+    """Whether that is whole or torn as well."""
+    for torn_id in (8, 7, 0):
+        bench = Bench()
+        bench.append(3, 3, 2)
+        bench.spoil(5)
+        if torn_id:
+            bench.spoil(torn_id)
+        state = bench.open()
+        assert runs(state) == [(1, 4)]
+        assert 6 <= state.doubtful_id <= 8
+        bench.check_goes_on(state)
+
+
+def test_damage_of_the_first_append_of_a_file_is_doubted(bench: Bench) -> None:
+    """The journal names the extent, so it was durable."""
+    bench.append(5)
+    bench.spoil(3)
+    state = bench.open()
+    assert runs(state) == [(1, 2)]
+    assert state.doubtful_id == 5
+    bench.check_goes_on(state)
+
+
+@pytest.mark.parametrize("block", [1, 2])
+@pytest.mark.parametrize("damage", ["zeros", "noise", "stale"])
+@pytest.mark.parametrize("is_recovered", [False, True])
+def test_one_note_is_enough_once_the_end_is_confirmed(
+    bench: Bench, block: int, damage: str, is_recovered: bool
+) -> None:
+    """Nothing is forgotten or doubted; the store goes on, and what it then forgets is doubted."""
+    bench.append(3, 2)
+    stale = bytes(bench.file().data[block * 4_096 :][:4_096])
+    bench.append(4)
+    if is_recovered:
+        bench.open()
+    bench.confirm()
+    new = {"zeros": bytes(4_096), "noise": b"?" * 4_096, "stale": stale}[damage]
+    bench.change(block * 4_096, new)
+    state = bench.open()
+    assert (runs(state), state.doubtful_id, bench.findings) == ([(1, 9)], 0, "")
+    bench.check_goes_on(state)
+    bench.confirm()
+    bench.spoil(13)
+    state = bench.open()
+    assert (runs(state), state.doubtful_id) == ([(1, 12)], 13)
+
+
+def test_file_without_a_note_is_lost(bench: Bench) -> None:
+    bench.append(3, 2)
+    bench.change(notes.BLOCK_BYTES, bytes(2 * notes.BLOCK_BYTES))
+    state = bench.open()
+    assert runs(state) == []
+    assert state.doubtful_id >= 5
+    assert "no valid note of where it ends" in bench.findings
+    assert bench.path(1).with_suffix(".damaged") in bench.files.names_now
+    bench.check_goes_on(state)
+
+
+def test_notes_of_another_file_are_not_believed(bench: Bench) -> None:
+    """Nor those of another life of the same one."""
+    bench.append(3, 2)
+    segment = bench.driver.store._logs[STREAM].runs[0].segment
+    for change in ({"stream_id": 6}, {"file_number": 2}, {"incarnation": 77}):
+        note = segment.note.following(segment.note.end, segment.last)
+        bench.change(note.offset, note.encode(segment.key._replace(**change)))
+        assert notes.newest(memoryview(bench.file().data), segment.key) == segment.note
+
+
 @pytest.mark.parametrize("entry_id", range(1, 6))
 def test_every_damaged_byte_is_found(entry_id: int) -> None:
     for place in range(SIZE):
         bench = Bench()
         bench.append(2, 4)
-        bench.flip(HEADER_BYTES + (entry_id - 1) * SIZE + place)
+        bench.confirm()
+        bench.flip(RECORDS_START + (entry_id - 1) * SIZE + place)
         state = bench.open()
         assert runs(state) == ([(1, entry_id - 1)] if entry_id > 1 else [])
         assert state.doubtful_id == 6
 
 
-def test_garbage_behind_good_records_may_have_been_records(bench: Bench) -> None:
-    bench.append(3, 5)
-    bench.spoil(5)
-    bench.change(HEADER_BYTES + 8 * SIZE, b"x" * 100)
-    assert bench.open().doubtful_id == 8 + 3  # 100 bytes hold at most three headers, rounded up
-
-
 def test_lost_first_record_is_damage(bench: Bench) -> None:
     """The journal names an extent only when its first record is durable."""
     bench.append(1)
-    bench.change(HEADER_BYTES, bytes(SIZE))
+    bench.change(RECORDS_START, bytes(SIZE))
     state = bench.open()
     assert runs(state) == []
     assert state.history.tail == ORIGIN
@@ -228,6 +315,7 @@ def test_lost_first_record_is_damage(bench: Bench) -> None:
 
 def test_doubt_lasts_until_a_newer_writer_or_the_commit_point_ends_it(bench: Bench) -> None:
     bench.append(3, 5)
+    bench.confirm()
     bench.spoil(5)
     state = bench.open()
     bench.check_goes_on(state)  # entries 5 to 8 of the same writer
@@ -243,6 +331,7 @@ def test_doubt_lasts_until_a_newer_writer_or_the_commit_point_ends_it(bench: Ben
 
 def test_doubt_ends_with_the_commit_point_behind_it(bench: Bench) -> None:
     bench.append(3, 5)
+    bench.confirm()
     bench.spoil(5)
     bench.check_goes_on(bench.open())
     store = bench.driver.store
@@ -311,11 +400,11 @@ def test_tail_below_the_commit_point_is_damage(bench: Bench) -> None:
     """Zeros from there on look like a torn tail; but the commit point was durable."""
     bench.append(3, 7)
     bench.commit(8)
-    bench.change(HEADER_BYTES + 5 * SIZE, bytes(5 * SIZE))
+    bench.change(RECORDS_START + 5 * SIZE, bytes(5 * SIZE))
     state = bench.open()
     assert runs(state) == [(1, 5)]
     assert state.history.committed == state.history.tail
-    assert state.doubtful_id > 10
+    assert state.doubtful_id == 10
     bench.check_goes_on(state)
 
 
@@ -432,13 +521,13 @@ def test_other_history_in_a_sealed_file_is_not_taken(rotated: Bench) -> None:
     rotated.commit(350)
     log = rotated.driver.store._logs[STREAM]
     other = b"".join(records_of(log.runs[0].last, [50] * 264, rotated.driver.new_writer()))
-    rotated.change(HEADER_BYTES, other, number=2)
+    rotated.change(RECORDS_START, other, number=2)
     assert runs(rotated.open()) == [(1, 36), (301, 360)]
 
 
 def test_file_of_another_format_version_is_left_alone(rotated: Bench) -> None:
     header = bytearray(rotated.file(3).data[:56])
-    header[8] = 2
+    header[8] = 3
     rotated.change(0, bytes(header) + crc32c(header).to_bytes(4, "little"), number=3)
     names = set(rotated.files.names_now)
     with pytest.raises(CorruptionError, match="run the release of walle that wrote it"):
@@ -449,11 +538,25 @@ def test_file_of_another_format_version_is_left_alone(rotated: Bench) -> None:
 def test_shortened_file_is_not_written_beyond_its_end(bench: Bench) -> None:
     bench.append(3, 2)
     inode = bench.file()
-    size = HEADER_BYTES + 5 * SIZE
+    size = RECORDS_START + 5 * SIZE
     inode.data, inode.durable = inode.data[:size], inode.durable[:size]
     state = bench.open()
-    assert runs(state) == [(1, 5)]
+    assert (runs(state), state.doubtful_id) == ([(1, 5)], 0)
     bench.check_goes_on(state)
+
+
+def test_what_a_shortened_file_lacks_is_damage() -> None:
+    """Wherever it ends: a loss of power shortens none."""
+    for size in range(0, RECORDS_START + 5 * SIZE, 31):
+        bench = Bench()
+        bench.append(3, 2)
+        inode = bench.file()
+        inode.data, inode.durable = inode.data[:size], inode.durable[:size]
+        state = bench.open()
+        held = max(0, size - RECORDS_START) // SIZE
+        assert runs(state) == ([(1, held)] if held else [])
+        assert state.doubtful_id >= 5
+        bench.check_goes_on(state)
 
 
 def test_files_that_no_extent_names_are_removed(bench: Bench) -> None:
@@ -487,7 +590,7 @@ def jumped(bench: Bench) -> Bench:
 
 
 def test_torn_fill_is_cut(jumped: Bench) -> None:
-    jumped.change(HEADER_BYTES + 3 * SIZE + 30, bytes(2 * SIZE - 30), number=3)
+    jumped.change(RECORDS_START + 3 * SIZE + 30, bytes(2 * SIZE - 30), number=3)
     state = jumped.open()
     assert state.history.fill is not None
     assert state.history.fill.last.entry_id == 6
@@ -576,10 +679,10 @@ def make_piece(
     extent = Extent(
         Segment(Path("file"), STREAM, first_id, 1, 1 << 20),
         Kind.RUN,
-        HEADER_BYTES,
+        RECORDS_START,
         first_id,
         chain_of(first_id - 1),
-        HEADER_BYTES + 8 * (last_id - first_id + 1),
+        RECORDS_START + 8 * (last_id - first_id + 1),
         Position(last_id, chains[-1]),
         is_sealed=True,
     )

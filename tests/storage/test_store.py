@@ -26,6 +26,7 @@ from walle.ids import NO_IDENTITY, ORIGIN, Position
 from walle.limits import ENTRY_DATA_BYTES_MAX, MIB, SEGMENT_BYTES_MAX
 from walle.messages import NodeRecord
 from walle.record import Batch, Bytes, size_of
+from walle.storage.notes import BLOCK_BYTES
 from walle.storage.store import Store
 from walle.storage.vfs import RealFiles
 from walle.testing.files import SimulatedFile, SimulatedFiles
@@ -205,7 +206,7 @@ def test_segments_rotate_and_grow(driver: Driver, tmp_path: Path) -> None:
         check_reads(driver.store, driver.model)
     driver.store.sync()
     sizes = [path.stat().st_size for path in sorted((tmp_path / "data").rglob("*.segment"))]
-    assert sizes[1:3] == [32 * 1024, 32 * 1024]
+    assert sizes[1:3] == [40 * 1024, 40 * 1024]
     assert driver.store.status()[5] == {"files": len(sizes), "bytes": sum(sizes)}
     reopened(driver, tmp_path / "data").store.close()
 
@@ -253,7 +254,8 @@ class TracingFile(SimulatedFile):
     def write(self, buffers: Sequence[bytes | memoryview], offset: int) -> None:
         super().write(buffers, offset)
         assert isinstance(self.disk, TracingFiles)
-        self.disk.trace.append(f"write {self.disk.name_of(self)}")
+        verb = "note" if offset in (BLOCK_BYTES, 2 * BLOCK_BYTES) else "write"
+        self.disk.trace.append(f"{verb} {self.disk.name_of(self)}")
 
 
 class TracingFiles(SimulatedFiles):
@@ -290,10 +292,10 @@ class TracingFiles(SimulatedFiles):
 
 
 TRACES: dict[str, tuple[list[Step], list[Step], list[str]]] = {
-    "an append needs one write and one sync": (
+    "an append needs a write, its note and one sync": (
         [],
         [lambda d: d.append(5, [1] * 50), lambda d: d.append(5, [1])],
-        ["write 1", "sync 1"],
+        ["write 1", "note 1", "sync 1"],
     ),
     "a promise needs the journal only": (
         [],
@@ -303,7 +305,7 @@ TRACES: dict[str, tuple[list[Step], list[Step], list[str]]] = {
     "a promise and an append do not wait for each other": (
         [],
         [lambda d: d.promise(5), lambda d: d.append(5, [1])],
-        ["write 1", "write journal", "sync 1 journal"],
+        ["write 1", "write journal", "note 1", "sync 1 journal"],
     ),
     "a stamp alone needs the journal only": (
         [],
@@ -313,7 +315,7 @@ TRACES: dict[str, tuple[list[Step], list[Step], list[str]]] = {
     "what is accepted follows the entries": (
         [],
         [lambda d: d.append(5, [1], is_accepted=True)],
-        ["write 1", "sync 1", "write journal", "sync journal"],
+        ["write 1", "note 1", "sync 1", "write journal", "sync journal"],
     ),
     "a truncation alone needs the journal only": (
         [],
@@ -328,23 +330,24 @@ TRACES: dict[str, tuple[list[Step], list[Step], list[str]]] = {
     "a replaced suffix is written before the old one is cut": (
         [],
         [lambda d: d.truncate(5, 1), lambda d: d.append(5, [1], is_accepted=True)],
-        ["write 2", "sync 2", "sync 0000000000000005/", "write journal", "sync journal"],
+        ["write 2", "note 2", "sync 2", "sync 0000000000000005/", "write journal", "sync journal"],
     ),
     "a jump is written before the journal tells of it": (
         [],
         [lambda d: d.jump(5, [1] * 5, [1])],
-        ["write 2", "sync 2", "sync 0000000000000005/", "write journal", "sync journal"],
+        ["write 2", "note 2", "sync 2", "sync 0000000000000005/", "write journal", "sync journal"],
     ),
     "a gap is closed behind the last of the fill": (
         [lambda d: d.jump(5, [1] * 5, [1]), lambda d: d.fill(5, 2), lambda d: d.store.sync()],
         [lambda d: d.fill(5, 99)],
-        ["write 3", "sync 3", "write journal", "sync journal", "remove 1"],
+        ["write 3", "note 3", "sync 3", "write journal", "sync journal", "remove 1"],
     ),
     "a stream's first entries": (
         [lambda d: d.create(6), lambda d: d.store.sync()],
         [lambda d: d.append(6, [1])],
         [
             "write 1",
+            "note 1",
             "sync 1",
             "sync streams/",
             "sync 0000000000000006/",
@@ -397,6 +400,7 @@ def test_full_journal_is_replaced_in_the_round(monkeypatch: pytest.MonkeyPatch) 
         "rename",
         "sync journal/",
         "remove 1",
+        "note 1",
         "sync 1",
     ]
     files.lose_power(random.Random(3))

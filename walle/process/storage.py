@@ -21,7 +21,9 @@ from walle.core import effects
 from walle.core.timers import NEVER
 from walle.errors import Code, CorruptionError
 from walle.limits import (
+    CONFIRM_MS,
     FRAME_BYTES_MAX,
+    NS_PER_MS,
     READ_COST_BYTES,
     READ_ROUND_BYTES,
     READS_QUEUED_SESSION_MAX,
@@ -29,6 +31,7 @@ from walle.limits import (
 )
 from walle.messages import Failure
 from walle.process import mail, orders
+from walle.process.loop import now_ns
 from walle.process.mail import ArenaPayload, Destination
 from walle.process.reads import Reads
 from walle.ring.region import SYNCED
@@ -50,18 +53,29 @@ class Storage:
         self._region = region
         self._store = store
         self._reads = Reads()
+        self._confirm_ns = NEVER
         self._to_consensus: deque[list[Any]] = deque(orders.pack_recovered(store.recovered()))
 
     def do_work(self) -> int:
         """One round: all orders that wait. Then some of the reads."""
         region = self._region
         views = region.orders.consume()
-        if views:
+        self._confirm()
+        if views or self._store.is_dirty:
             self._carry_out(views)
             if region.orders.release():
                 region.consensus_bell.ring()
         self._publish()
         return len(views) + self._read_some()
+
+    def _confirm(self) -> None:
+        """Lets the round confirm what was made durable a while ago, if that time has come."""
+        now = now_ns()
+        if self._confirm_ns <= now:
+            self._store.confirm()
+            self._confirm_ns = NEVER
+        if self._confirm_ns == NEVER and self._store.has_unconfirmed:
+            self._confirm_ns = now + CONFIRM_MS * NS_PER_MS
 
     def may_sleep(self) -> bool:
         """Arms the ring of orders, and waits for room for what consensus has not been told, and for
@@ -74,8 +88,8 @@ class Storage:
         return (not self._to_consensus or bool(waits)) and self._region.orders.arm_consumer()
 
     def next_ns(self) -> int:
-        """Nothing happens here by itself."""
-        return NEVER
+        """When there may be something to confirm."""
+        return self._confirm_ns
 
     def _carry_out(self, views: list[memoryview]) -> None:
         forwards = []

@@ -12,6 +12,7 @@ from walle.storage.extent import Extent, SparseIndex
 from walle.storage.manifest import ExtentRecord, Kind
 
 if TYPE_CHECKING:
+    from walle.storage.notes import Note
     from walle.storage.segment import Segment
 
 
@@ -32,17 +33,18 @@ class Examined(NamedTuple):
     """What an extent holds.
 
     pieces: in the order of the file; ids grow from one to the next.
-    known_id: the highest entry id that was here for certain: found, or named by the journal.
-    garbage_bytes: behind the last piece, up to the last byte that is not zero.
-    room_bytes: behind the last piece, up to the end of the file, where more records may have been.
-    can_grow: the extent is not sealed, and there is room.
+    known_id: the highest entry id that was here for certain: found, or named by a note or by the
+        journal.
+    room_bytes: where more records may have been, if nothing tells otherwise.
+    torn_bytes: of an append that was never completed, behind the last piece.
+    note: what an extent that is not sealed goes on behind; None: it cannot.
     """
 
     pieces: list[Piece]
     known_id: int
-    garbage_bytes: int = 0
     room_bytes: int = 0
-    can_grow: bool = False
+    torn_bytes: int = 0
+    note: Note | None = None
 
 
 def extent_of(record: ExtentRecord, segment: Segment) -> Extent:
@@ -73,12 +75,47 @@ def take_lost(record: ExtentRecord) -> Examined:
     return Examined([], record.first_id, room_bytes=record.file_bytes - record.offset)
 
 
-def examine(record: ExtentRecord, segment: Segment, view: memoryview) -> Examined:
-    """Reads an extent.
+def examine_sealed(record: ExtentRecord, segment: Segment, view: memoryview) -> Examined:
+    """Reads a sealed extent of the file that the view shows."""
+    pieces = _pieces(record, segment, view[: record.end])
+    last = pieces[-1].extent.last if pieces else record.last
+    if last.entry_id >= record.last.entry_id and last != record.last:
+        return take_lost(record)  # good records of another history
+    return Examined(pieces, record.last.entry_id)
+
+
+def examine_growing(
+    record: ExtentRecord, segment: Segment, view: memoryview, note: Note, durable_id: int
+) -> Examined:
+    """Reads an extent that is not sealed, of the file that the view shows.
+
+    Nothing behind the note's end exists. What the note's own sync wrote may be torn; it is taken as
+    a whole or not at all then. It is not torn if the extent begins with it, as the journal names
+    an extent only behind its first sync, or if it wrote the entry durable_id.
 
     Args:
-        view: the file; up to the extent's end if it is sealed, else up to where data ends.
+        note: the newest.
+        durable_id: an entry that was durable if the extent has held it.
     """
+    pieces = _pieces(record, segment, view[: note.end])
+    known_id = max(record.first_id, note.last.entry_id)
+    room_bytes = segment.size - note.end
+    examined = Examined(pieces, known_id, room_bytes, note=note)
+    last = pieces[-1].extent if pieces else None
+    is_whole = last is not None and last.last == note.last and last.offset <= note.start
+    if is_whole or note.start <= record.offset:
+        return examined
+    pieces = _pieces(record, segment, view[: note.start])
+    last = pieces[-1].extent if pieces else None
+    if last is None or last.end < note.start:
+        return examined._replace(pieces=pieces)  # it is damaged before that, too
+    if durable_id > last.last.entry_id:
+        return examined
+    return Examined(pieces, last.last.entry_id, torn_bytes=note.end - note.start)
+
+
+def _pieces(record: ExtentRecord, segment: Segment, view: memoryview) -> list[Piece]:
+    """The extent's pieces in the view, which begins with the file."""
     pieces = []
     at, before, is_named = record.offset, Position(record.first_id - 1, record.prev_chain), True
     while at >= 0:
@@ -97,17 +134,9 @@ def examine(record: ExtentRecord, segment: Segment, view: memoryview) -> Examine
                 index=index,
             )
             pieces.append(Piece(extent, chains, is_named))
-        end, is_named = index.end, False
-        at, before = _search(view, end, index.last.entry_id + 1)
-    if record.is_sealed:
-        last = pieces[-1].extent.last if pieces else before
-        if last.entry_id >= record.last.entry_id and last != record.last:
-            return take_lost(record)  # good records of another history
-        return Examined(pieces, record.last.entry_id)
-    known_id = max(record.first_id, index.last.entry_id)
-    garbage_bytes = len(bytes(view[end:]).rstrip(b"\0"))
-    room_bytes = segment.size - end
-    return Examined(pieces, known_id, garbage_bytes, room_bytes, can_grow=room_bytes > 0)
+        is_named = False
+        at, before = _search(view, index.end, index.last.entry_id + 1)
+    return pieces
 
 
 def _read_run(view: memoryview, at: int, before: Position) -> tuple[SparseIndex, array[int]]:

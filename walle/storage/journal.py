@@ -2,26 +2,28 @@
 
     data/journal/<number, 8 digits>.journal
 
-     0          8         12        16          24        28
-     +----------+---------+---------+-----------+---------+-------------------+
-     | magic    | version | header  | number u64| crc u32 | zeros to 4096     |
-     | WALLEJNL | u32     | bytes   |           | of 0-24 |                   |
-     +----------+---------+---------+-----------+---------+-------------------+
+     0          8         12        16          24          32        36
+     +----------+---------+---------+-----------+-----------+---------+-----------+
+     | magic    | version | header  | number u64| sequence  | crc u32 | zeros to  |
+     | WALLEJNL | u32     | bytes   |           | u64       | of 0-32 | 4096      |
+     +----------+---------+---------+-----------+-----------+---------+-----------+
      frame:  0     4            8             16           24
      +-------+------------+-------------+------------+------+-----------------+
      | crc   | body bytes | sequence    | number u64 | body | zeros to a      |
      | u32   | u32        | u64         |            |      | multiple of 4096|
      +-------+------------+-------------+------------+------+-----------------+
 
-    crc        CRC32C of byte 4 up to the end of the body
-    sequence   one more than the frame before has; it goes on over all journals of a node
+    crc        CRC32C of the bytes before it; of byte 4 up to the end of the body
+    sequence   one more than the frame before has; it goes on over all journals of a node. The
+               header has that of the first frame
     number     the journal's, as in its name
 
-One frame holds what one round of group commit changed, in all streams, so a frame is either valid
-or was never acknowledged, and the next frame is written only when it is durable. Each begins in a
-block of its own, so that a torn write cannot harm the promises in the frame before. The first
-frame is a snapshot of everything. When the file is full a fresh one takes its place: written under
-another name, synced, then renamed, so that a `.journal` file was complete once.
+One frame holds what one round of group commit changed, in all streams. It is written twice in one
+write, and the next frame only when that is durable. So damage of one copy costs nothing, and a
+frame of which no copy is valid, and behind which nothing is, was never acknowledged. Each copy
+begins in a block of its own, so that a torn write cannot harm the promises in the frame before.
+The first frame is a snapshot of everything. When the file is full a fresh one takes its place:
+written under another name, synced, then renamed, so that a `.journal` file was complete once.
 """
 
 from __future__ import annotations
@@ -41,7 +43,7 @@ if TYPE_CHECKING:
     from walle.storage.vfs import File, Files
 
 MAGIC = b"WALLEJNL"
-VERSION = 1
+VERSION = 2
 BLOCK_BYTES = 4096
 
 LAYOUT = (
@@ -49,7 +51,8 @@ LAYOUT = (
     Field("version", 8, 4),
     Field("header_bytes", 12, 4),
     Field("number", 16, 8),
-    Field("crc", 24, 4),
+    Field("sequence", 24, 8),
+    Field("crc", 32, 4),
 )
 FRAME_LAYOUT = (
     Field("crc", 0, 4),
@@ -84,15 +87,16 @@ def _refuse(path: Path, offset: int, *, expected: str, found: str) -> NoReturn:
     raise CorruptionError(str(path), offset, expected=expected, found=f"{found}: {REMEDY}")
 
 
-def _encode_header(number: int) -> bytes:
-    head = _HEADER.pack(MAGIC, VERSION, BLOCK_BYTES, number, 0)[:_HEADER_CRC_OFFSET]
+def _encode_header(number: int, sequence: int) -> bytes:
+    head = _HEADER.pack(MAGIC, VERSION, BLOCK_BYTES, number, sequence, 0)[:_HEADER_CRC_OFFSET]
     return (head + crc32c(head).to_bytes(4, "little")).ljust(BLOCK_BYTES, b"\0")
 
 
-def _check_header(view: memoryview, path: Path, number: int) -> None:
+def _read_header(view: memoryview, path: Path, number: int) -> int:
+    """The sequence number of the journal's first frame."""
     if len(view) < BLOCK_BYTES:
         _refuse(path, 0, expected="a journal", found=f"{len(view)} bytes")
-    magic, version, _, found_number, crc = _HEADER.unpack_from(view)
+    magic, version, _, found_number, sequence, crc = _HEADER.unpack_from(view)
     if magic != MAGIC or crc32c(view[:_HEADER_CRC_OFFSET]) != crc or found_number != number:
         _refuse(path, 0, expected=f"the header of journal {number}", found="other bytes")
     if version != VERSION:
@@ -102,6 +106,7 @@ def _check_header(view: memoryview, path: Path, number: int) -> None:
             expected=f"format version {VERSION}",
             found=f"version {version}; run the release of walle that wrote it",
         )
+    return int(sequence)
 
 
 class _Frame(NamedTuple):
@@ -158,28 +163,25 @@ def load(directory: Path, files: Files) -> Loaded | None:
         _refuse(path, 0, expected="a journal's number as its name", found=name)
     number = int(digits)
     view = files.map(path)
-    _check_header(view, path, number)
+    sequence = _read_header(view, path, number) - 1
     found = manifest.Manifest()
-    sequence = 0
-    offset = BLOCK_BYTES
-    while (frame := _frame_at(view, offset, number)) is not None:
-        update = manifest.decode(frame.body)
-        if update is None or (sequence and frame.sequence != sequence + 1):
-            _refuse(path, offset, expected=f"frame {sequence + 1}", found="another")
-        found.apply(update)
-        sequence, offset = frame.sequence, frame.end
-    if not sequence:
-        _refuse(path, offset, expected="a snapshot", found="no valid frame")
-    return Loaded(found, number, sequence, _check_tail(view, offset, path, number))
-
-
-def _check_tail(view: memoryview, end: int, path: Path, number: int) -> int:
-    """How many bytes of a torn frame follow the last valid frame, which ends at `end`."""
-    for offset in range(end, len(view), BLOCK_BYTES):
-        if _frame_at(view, offset, number) is not None:
-            text = f"none, but a valid frame behind it, at byte {offset}"
-            _refuse(path, end, expected="a valid frame", found=text)
-    return len(bytes(view[end:]).rstrip(b"\0"))
+    offset = end = BLOCK_BYTES
+    while offset < len(view):
+        frame = _frame_at(view, offset, number)
+        if frame is None:
+            offset += BLOCK_BYTES
+            continue
+        if frame.sequence != sequence:
+            update = manifest.decode(frame.body)
+            if update is None or frame.sequence != sequence + 1:
+                _refuse(path, offset, expected=f"frame {sequence + 1}", found="another")
+            found.apply(update)
+            sequence = frame.sequence
+            end = frame.end + frame.end - offset  # a copy follows
+        offset = frame.end
+    if end == BLOCK_BYTES:
+        _refuse(path, end, expected="a snapshot", found="no valid frame")
+    return Loaded(found, number, sequence, len(bytes(view[end:]).rstrip(b"\0")))
 
 
 class Journal:
@@ -207,13 +209,14 @@ class Journal:
 
     def has_room(self, body: bytes) -> bool:
         """Whether the frame would fit."""
-        return self._end + _blocks(_FRAME.size + len(body)) <= self._size
+        return self._end + 2 * _blocks(_FRAME.size + len(body)) <= self._size
 
     def append(self, body: bytes) -> None:
         """Writes a frame. It is durable once `file` is synced, and none may follow before that."""
         invariant(self.has_room(body), "a frame fits its journal", size=len(body))
-        self.file.write([self._encode_frame(body)], self._end)
-        self._end += _blocks(_FRAME.size + len(body))
+        frame = self._encode_frame(body)
+        self.file.write([frame], self._end)
+        self._end += len(frame)
 
     def replace(self, snapshot: bytes) -> None:
         """Makes a fresh journal that begins with the snapshot, and removes all others.
@@ -221,13 +224,14 @@ class Journal:
         Durable when this returns. After a crash in the middle, the former journal is in force.
         """
         self._number += 1
-        size = _blocks(_FRAME.size + len(snapshot))
-        self._size = BLOCK_BYTES + max(BYTES_MIN, size * SNAPSHOT_SHARE)
+        header = _encode_header(self._number, self.sequence + 1)
+        frame = self._encode_frame(snapshot)
+        self._end = len(header) + len(frame)
+        self._size = BLOCK_BYTES + max(BYTES_MIN, len(frame) * SNAPSHOT_SHARE)
         path = _path(self._directory, self._number)
         unfinished = path.with_suffix(UNFINISHED_SUFFIX)
         file = self._files.create(unfinished, self._size)
-        file.write([_encode_header(self._number), self._encode_frame(snapshot)], 0)
-        self._end = BLOCK_BYTES + size
+        file.write([header, frame], 0)
         self._files.sync([file])
         self._files.rename(unfinished, path)
         self._files.sync_directory(self._directory)
@@ -238,10 +242,12 @@ class Journal:
                 self._files.remove(self._directory / name)
 
     def _encode_frame(self, body: bytes) -> bytes:
+        """The next frame, twice, each copy padded to whole blocks."""
         self.sequence += 1
         head = _FRAME.pack(0, len(body), self.sequence, self._number)
         crc = crc32c(body, crc32c(head[_FRAME_CRC_START:]))
-        return b"".join((crc.to_bytes(4, "little"), head[_FRAME_CRC_START:], body))
+        frame = b"".join((crc.to_bytes(4, "little"), head[_FRAME_CRC_START:], body))
+        return 2 * frame.ljust(_blocks(len(frame)), b"\0")
 
     def close(self) -> None:
         """Closes the file."""

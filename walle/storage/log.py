@@ -13,7 +13,7 @@ from walle.errors import invariant
 from walle.ids import NO_WRITER, Position
 from walle.storage.extent import Extent, SparseIndex, first_id_of
 from walle.storage.manifest import Kind, StreamRecord, Update, encode
-from walle.storage.segment import HEADER_BYTES
+from walle.storage.notes import RECORDS_START
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -37,6 +37,7 @@ class StreamLog:
     next_number: of the stream's next segment file.
     has_unsynced: records were added that are not durable yet.
     garbage: segments in which no extent lies any more, to be removed once the journal says so.
+    trimmed: such ones that held trimmed entries last: their files may be used again.
     """
 
     def __init__(self, stream_id: int, name: str, topology: StreamTopology) -> None:
@@ -54,6 +55,7 @@ class StreamLog:
         self.next_number = 1
         self.has_unsynced = False
         self.garbage: list[Segment] = []
+        self.trimmed: list[Segment] = []
         self._upserts: dict[ExtentKey, Extent] = {}
         self._removals: list[ExtentKey] = []
         self._has_accepted = False
@@ -95,13 +97,13 @@ class StreamLog:
         extent = Extent(
             segment,
             kind,
-            HEADER_BYTES,
+            RECORDS_START,
             before.entry_id + 1,
             before.chain,
-            HEADER_BYTES,
+            RECORDS_START,
             before,
             is_sealed=False,
-            index=SparseIndex(HEADER_BYTES, before),
+            index=SparseIndex(RECORDS_START, before),
         )
         segment.extents_count += 1
         extents.append(extent)
@@ -226,7 +228,8 @@ class StreamLog:
             self._removals.append(extent.key)
             extent.segment.extents_count -= 1
             if extent.segment.extents_count == 0:
-                self.garbage.append(extent.segment)
+                is_trimmed = extent.first_id < self.topology.first_entry_id
+                (self.trimmed if is_trimmed else self.garbage).append(extent.segment)
 
     def take_changes(self) -> StreamRecord:
         """What the journal lacks, which is from now on taken for written."""
@@ -270,6 +273,11 @@ class StreamLog:
     def segments(self) -> set[Segment]:
         """The segment files in which extents lie."""
         return {extent.segment for extent in self.extents()}
+
+    def growing(self) -> list[Segment]:
+        """The segments that are appended to: of the live run and of the fill."""
+        ends = [extents[-1] for extents in (self.runs, self.fill) if extents]
+        return [extent.segment for extent in ends if not extent.is_sealed]
 
     def extents(self) -> list[Extent]:
         """All extents."""

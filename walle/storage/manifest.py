@@ -17,7 +17,7 @@ from walle.errors import RemoteProtocolError, invariant
 from walle.ids import Position, WriterId  # noqa: TC001 - the codec reads the annotations
 from walle.messages import U8, U32, U64, Identity, NodeRecord, codec_of
 from walle.record import ALIGNMENT
-from walle.storage.segment import HEADER_BYTES
+from walle.storage.notes import RECORDS_START
 
 
 class Kind(IntEnum):
@@ -135,7 +135,7 @@ def _is_sound(extent: ExtentRecord) -> bool:
     """Whether the extent lies in its file, and begins and ends where records can."""
     is_placed = (
         extent.kind in Kind.__members__.values()
-        and HEADER_BYTES <= extent.offset <= extent.file_bytes
+        and RECORDS_START <= extent.offset <= extent.file_bytes
         and extent.offset % ALIGNMENT == 0
         and extent.first_id >= 1
     )

@@ -12,10 +12,17 @@ from walle.core.node import Recovered
 from walle.errors import CorruptionError
 from walle.ids import NO_IDENTITY
 from walle.limits import KIB
-from walle.storage.examine import Examined, examine, take_lost, take_unread
+from walle.storage.examine import (
+    Examined,
+    examine_growing,
+    examine_sealed,
+    take_lost,
+    take_unread,
+)
 from walle.storage.journal import REMEDY, Journal, Loaded, load, remove_unfinished
 from walle.storage.log import StreamLog, snapshot
-from walle.storage.manifest import ClusterRecord, Manifest
+from walle.storage.manifest import ClusterRecord, Kind, Manifest
+from walle.storage.notes import newest
 from walle.storage.recovery import StreamRecovery
 from walle.storage.segment import (
     DAMAGED_SUFFIX,
@@ -31,7 +38,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from walle.storage.manifest import ExtentRecord
+    from walle.storage.manifest import ExtentRecord, StreamRecord
+    from walle.storage.notes import Note
     from walle.storage.vfs import Files
 
 SETTLED_AT_ONCE_COUNT = 256
@@ -43,11 +51,12 @@ AHEAD_BYTES = 256 * KIB
 class Opened(NamedTuple):
     """A recovered store.
 
-    streams: the directory of the streams' directories.
+    streams, spare: the directories of the streams' directories and of spare files.
     findings: what was cut, lost or doubted, in sentences for the operator.
     """
 
     streams: Path
+    spare: Path
     journal: Journal
     cluster: ClusterRecord | None
     logs: dict[int, StreamLog]
@@ -63,7 +72,8 @@ def open_directory(directory: Path, files: Files) -> Opened:
         OSError: the disk refuses.
     """
     journals, streams = directory / "journal", directory / "streams"
-    for path in (directory, journals, streams):
+    spare = directory / "spare"
+    for path in (directory, journals, streams, spare):
         files.make_directory(path)
     remove_unfinished(journals, files)
     loaded = load(journals, files) or _start(directory, files, journals, streams)
@@ -71,16 +81,19 @@ def open_directory(directory: Path, files: Files) -> Opened:
     disk = _Disk(streams, files)
     disk.settle(manifest)
     found = [
-        StreamRecovery(stream, manifest.extents[stream_id].values(), disk.look(stream_id)).recover()
+        StreamRecovery(stream, manifest.extents[stream_id].values(), disk.look(stream)).recover()
         for stream_id, stream in manifest.streams.items()
     ]
     logs = {each.log.stream_id: each.log for each in found}
     journal = Journal(journals, files, number=loaded.number, sequence=loaded.sequence)
     journal.replace(snapshot(manifest.cluster, logs.values()))
     disk.tidy(logs)
+    for name in files.names(spare):
+        files.remove(spare / name)
     cluster = manifest.cluster or ClusterRecord(NO_IDENTITY, ())
     return Opened(
         streams,
+        spare,
         journal,
         manifest.cluster,
         logs,
@@ -124,7 +137,6 @@ class _Disk:
         self.findings: list[str] = []
         self._streams = streams
         self._files = files
-        self._data_ends: dict[Path, int] = {}
         self._segments: dict[Path, Segment] = {}
         self._damaged: set[Path] = set()
         self._names: dict[int, set[str]] = {}
@@ -149,35 +161,49 @@ class _Disk:
             chunk = paths[start : start + SETTLED_AT_ONCE_COUNT]
             opened = [self._files.open(path) for path in chunk]
             self._files.sync(opened)
-            for path, file in zip(chunk, opened, strict=True):
-                self._data_ends[path] = file.reload(AHEAD_BYTES)
+            for file in opened:
+                file.reload(AHEAD_BYTES)
                 file.close()
 
-    def look(self, stream_id: int) -> Callable[[ExtentRecord, bool], Examined]:
+    def look(self, stream: StreamRecord) -> Callable[[ExtentRecord, bool], Examined]:
         """For one stream: what an extent holds; whether its records are to be read."""
 
         def look_at(extent: ExtentRecord, is_read: bool) -> Examined:
-            segment = self._segment(stream_id, extent)
-            if not self._has(stream_id, extent.file_number):
+            segment = self._segment(stream.stream_id, extent)
+            if not self._has(stream.stream_id, extent.file_number):
                 self.findings.append(f"{segment.path} is missing")
                 return take_lost(extent)
             if not is_read:
                 return take_unread(extent, segment)
             view = self._files.map(segment.path)
             reason = check_header(view, segment)
+            if reason is None and not extent.is_sealed:
+                note = newest(view, segment.key)
+                if note is not None:
+                    # Of the fill nothing is known to be durable, wherever the commit point is.
+                    durable_id = stream.committed.entry_id if extent.kind == Kind.RUN else 0
+                    return self._look_at_end(extent, segment, view, note, durable_id)
+                reason = "no valid note of where it ends"
             if reason is not None:
                 self.findings.append(f"{segment.path} is not what it should be: it has {reason}")
                 self._damaged.add(segment.path)
                 return take_lost(extent)
-            end = extent.end if extent.is_sealed else self._data_ends[segment.path]
-            examined = examine(extent, segment, view[:end])
-            if len(view) < segment.size:
-                # Whoever shortened it: what is to be written must find its space reserved.
-                self.findings.append(f"{segment.path} has only {len(view)} bytes")
-                return examined._replace(can_grow=False)
-            return examined
+            return examine_sealed(extent, segment, view)
 
         return look_at
+
+    def _look_at_end(
+        self, extent: ExtentRecord, segment: Segment, view: memoryview, note: Note, durable_id: int
+    ) -> Examined:
+        """What an extent that is not sealed holds."""
+        if len(view) == segment.size:
+            return examine_growing(extent, segment, view, note, durable_id)
+        # Whoever shortened it: no loss of power did, so what is missing is not torn; and what is to
+        # be written must find its space reserved.
+        self.findings.append(f"{segment.path} has only {len(view)} bytes")
+        note = note._replace(start=note.end)
+        examined = examine_growing(extent, segment, view, note, durable_id)
+        return examined._replace(note=None, room_bytes=0)
 
     def tidy(self, logs: Mapping[int, StreamLog]) -> None:
         """Removes the files in which no extent lies. What is damaged gets another name, so that
@@ -186,7 +212,7 @@ class _Disk:
             log = logs.get(stream_id)
             used = {segment.path for segment in log.segments()} if log else set()
             if log:
-                log.garbage = []
+                log.garbage, log.trimmed = [], []
             directory = directory_of(self._streams, stream_id)
             for name in names:
                 path = directory / name

@@ -1,6 +1,7 @@
-"""Open segment files, a bounded number of them: a node has more segments than descriptors.
+"""Segment files: writing, noting and syncing them, and keeping a bounded number of them open.
 
-Files are opened when they are needed, and those that were not needed for longest are closed.
+A node has more segments than descriptors. Files are opened when they are needed, and those that
+were not needed for longest are closed.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ from walle.errors import CorruptionError
 from walle.storage.segment import check_header
 
 if TYPE_CHECKING:
+    from walle.ids import Position
     from walle.storage.segment import Segment
+    from walle.storage.spare import Spare
     from walle.storage.vfs import File, Files
 
 WRITERS_COUNT_MAX = 256
@@ -19,29 +22,109 @@ MAPS_COUNT_MAX = 256
 
 
 class Pool:
-    """Files open for writing, and maps for reading. A map takes a descriptor, too.
+    """Files open for writing, and maps for reading. A map takes a descriptor, too."""
 
-    unsynced: the segments that were written and not synced yet. They stay open: only the
-        descriptor that wrote is sure to be told of a failure. The owner keeps them to a bounded
-        number, by syncing when `is_full`.
-    """
-
-    def __init__(self, files: Files) -> None:
-        self.unsynced: dict[Segment, None] = {}
+    def __init__(self, files: Files, spare: Spare) -> None:
         self._files = files
+        self._spare = spare
         self._writers: dict[Segment, File] = {}
         self._maps: dict[Segment, memoryview] = {}
+        # What waits in their buffers is to be written.
+        self._buffered: dict[Segment, None] = {}
+        # Written, and not synced yet. They stay open: only the descriptor that wrote is sure to be
+        # told of a failure.
+        self._unsynced: dict[Segment, None] = {}
+        # Of these the last sync is not confirmed. The idle ones were not written since `confirm`
+        # was called last.
+        self._fresh: dict[Segment, None] = {}
+        self._idle: dict[Segment, None] = {}
 
-    @property
-    def is_full(self) -> bool:
-        """Whether it is time to sync, before yet another segment is written."""
-        return len(self.unsynced) >= WRITERS_COUNT_MAX
+    # --- writing ----------------------------------------------------------------------------------
 
     def create(self, segment: Segment) -> None:
-        """Makes the segment's file."""
-        self._keep(segment, self._files.create(segment.path, segment.size))
+        """Makes the segment's file: a new one, or one that is used again."""
+        if not self._spare.take(segment.path, segment.size):
+            self._keep(segment, self._files.create(segment.path, segment.size))
 
-    def writer(self, segment: Segment) -> File:
+    def add(self, segment: Segment, data: bytes | memoryview, last: Position) -> None:
+        """The next bytes of the segment, up to the end of that entry; to be written."""
+        segment.buffers.append(data)
+        segment.last = last
+        self._buffered[segment] = None
+
+    def write(self, segment: Segment) -> None:
+        """Writes what waits for it; to be synced."""
+        if segment not in self._unsynced and self._is_full:
+            self.sync()
+        self._write(segment)
+        self._unsynced[segment] = None
+
+    def write_all(self) -> None:
+        """Writes what waits for any segment; to be synced."""
+        for segment in list(self._buffered):
+            self.write(segment)
+
+    @property
+    def _is_full(self) -> bool:
+        """Whether it is time to sync, before yet another segment is written."""
+        return len(self._unsynced) >= WRITERS_COUNT_MAX
+
+    def _write(self, segment: Segment) -> None:
+        self._writer(segment).write(segment.buffers, segment.written)
+        segment.written += sum(map(len, segment.buffers))
+        segment.buffers = []
+        self._buffered.pop(segment, None)
+
+    @property
+    def is_dirty(self) -> bool:
+        """Whether `sync` would have something to do."""
+        return bool(self._unsynced)
+
+    def sync(self, *others: File) -> None:
+        """Makes all that was written durable, with a note of where it ends; `others` as well."""
+        files = [self._note(segment) for segment in self._unsynced]
+        files += others
+        if files:
+            self._files.sync(files)
+        self._unsynced.clear()
+
+    def _note(self, segment: Segment) -> File:
+        """Writes the note of a sync. None may follow before that is done: a crash in between must
+        leave the note before whole."""
+        if segment.buffers:
+            self._write(segment)
+        file = self._writer(segment)
+        note = segment.note = segment.note.following(segment.written, segment.last)
+        file.write([note.encode(segment.key)], note.offset)
+        self._idle.pop(segment, None)
+        if not note.is_confirmed:
+            self._fresh[segment] = None
+        return file
+
+    # --- confirming -------------------------------------------------------------------------------
+
+    @property
+    def has_unconfirmed(self) -> bool:
+        """Whether the last sync of some segment is not confirmed."""
+        return bool(self._fresh or self._idle)
+
+    def take_recovered(self, segment: Segment) -> None:
+        """A segment that goes on behind its newest note."""
+        if not segment.note.is_confirmed:
+            self._fresh[segment] = None
+
+    def confirm(self) -> None:
+        """Lets the next sync confirm the last one of each segment that was not written since the
+        call before; of as many as may wait for a sync."""
+        while self._idle and not self._is_full:
+            segment, _ = self._idle.popitem()
+            self._unsynced[segment] = None
+        if not self._idle:
+            self._idle, self._fresh = self._fresh, {}
+
+    # --- open files -------------------------------------------------------------------------------
+
+    def _writer(self, segment: Segment) -> File:
         """The segment's file, for writing."""
         file = self._writers.pop(segment, None)
         if file is None:
@@ -51,7 +134,7 @@ class Pool:
 
     def _keep(self, segment: Segment, file: File) -> None:
         if len(self._writers) >= WRITERS_COUNT_MAX:
-            oldest = next((each for each in self._writers if each not in self.unsynced), None)
+            oldest = next((each for each in self._writers if each not in self._unsynced), None)
             if oldest is not None:
                 self._writers.pop(oldest).close()
         self._writers[segment] = file  # the newest stand last
@@ -80,16 +163,25 @@ class Pool:
         if reason is None:
             return view
         raise CorruptionError(
-            str(segment.path),
-            0,
-            expected=f"the header of file {segment.number} of stream {segment.stream_id}, "
-            f"incarnation {segment.incarnation}",
-            found=reason,
+            str(segment.path), 0, expected=f"the header of {segment.key}", found=reason
         )
 
-    def forget(self, segment: Segment) -> None:
-        """Closes what is open of a segment that is about to be removed."""
-        self.unsynced.pop(segment, None)
+    def recycle(self, segment: Segment) -> None:
+        """Keeps the file of a segment that is no more for another one, if there is room.
+
+        Nothing that it holds may ever be appended to its stream again.
+        """
+        self._forget(segment)
+        self._spare.keep(segment.path, segment.size)
+
+    def remove(self, segment: Segment) -> None:
+        """Removes the file of a segment that is no more."""
+        self._forget(segment)
+        self._files.remove(segment.path)
+
+    def _forget(self, segment: Segment) -> None:
+        for segments in (self._unsynced, self._fresh, self._idle):
+            segments.pop(segment, None)
         self._maps.pop(segment, None)
         file = self._writers.pop(segment, None)
         if file is not None:
@@ -101,4 +193,4 @@ class Pool:
             file.close()
         self._writers.clear()
         self._maps.clear()
-        self.unsynced.clear()
+        self._unsynced.clear()

@@ -17,11 +17,10 @@ from walle.record import HEADER_BYTES, Scan, Stop, scan
 from walle.storage.extent import SparseIndex, first_id_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from walle.storage.extent import Extent
     from walle.storage.pool import Pool
-    from walle.storage.segment import Segment
 
 INDEXES_COUNT_MAX = 256
 """How many sealed extents keep an index in memory; one takes up to 24 KiB."""
@@ -49,14 +48,10 @@ class Place(NamedTuple):
 
 
 class Reader:
-    """Reads the extents of all streams.
+    """Reads the extents of all streams."""
 
-    write: writes what waits in a segment, so that its map shows it.
-    """
-
-    def __init__(self, pool: Pool, write: Callable[[Segment], None]) -> None:
+    def __init__(self, pool: Pool) -> None:
         self._pool = pool
-        self._write = write
         self._indexed: dict[Extent, None] = {}
 
     def read(self, extents: Sequence[Extent], wanted: Wanted) -> list[memoryview]:
@@ -158,7 +153,7 @@ class Reader:
     def _map(self, extent: Extent) -> memoryview:
         """The extent's file up to where the extent ends."""
         if extent.segment.buffers:
-            self._write(extent.segment)
+            self._pool.write(extent.segment)
         view = self._pool.map(extent.segment)
         if len(view) < extent.end:
             raise CorruptionError(

@@ -78,13 +78,13 @@ FATES: dict[tuple[Found, Side], Fate] = {
 class Tail(Enum):
     """How the live run ends."""
 
-    CLEAN = "zeros follow: it goes on where it ends"
-    TORN = "an append that was never acknowledged follows: it is cut"
-    DAMAGED = "entries that were here are missing behind it: they may have been acknowledged"
+    CLEAN = "where the newest note says: it goes on there"
+    TORN = "before an append that was never completed, and so never acknowledged: it is cut"
+    DAMAGED = "before entries that were here: they may have been acknowledged"
 
 
 TAILS: dict[tuple[bool, bool], Tail] = {
-    # (an entry above the tail was here for certain, bytes that are no record follow)
+    # (an entry above the tail was here for certain, the last append of its file is not whole)
     (False, False): Tail.CLEAN,
     (False, True): Tail.TORN,
     (True, False): Tail.DAMAGED,
@@ -254,23 +254,23 @@ class StreamRecovery:
         known_id: the highest entry id that was held for certain.
         """
         log, tail = self._log, self._log.tail
-        verdict = TAILS[known_id > tail.entry_id, examined.garbage_bytes > 0]
+        verdict = TAILS[known_id > tail.entry_id, examined.torn_bytes > 0]
         is_at_end = bool(examined.pieces and self._kept) and examined.pieces[-1] is self._kept[-1]
-        if verdict is Tail.CLEAN and is_at_end and examined.can_grow:
+        if verdict is Tail.CLEAN and is_at_end and examined.note is not None:
             live = log.runs[-1]
             live.is_sealed = False
-            live.segment.written = live.end
+            live.segment.resume(examined.note)
         elif verdict is Tail.TORN:
             self._find(
-                f"an append of {examined.garbage_bytes} bytes behind entry {tail}, which was never "
+                f"an append of {examined.torn_bytes} bytes behind entry {tail}, which was never "
                 "completed, was cut"
             )
         elif verdict is Tail.DAMAGED:
-            # Where even the commit point is lost, zeros may stand for records, too.
-            is_cut = self._record.committed.entry_id > tail.entry_id
-            spare_bytes = examined.room_bytes if is_cut else examined.garbage_bytes
-            spare_id = examined.known_id + -(-spare_bytes // RECORD_HEADER_BYTES)
-            log.doubtful_id = max(log.doubtful_id, known_id, spare_id)
+            # Notes that are lost, or older than the commit point, do not tell what was here.
+            is_told = examined.note and self._record.committed.entry_id <= examined.known_id
+            room_bytes = 0 if is_told else examined.room_bytes
+            room_id = examined.known_id + -(-room_bytes // RECORD_HEADER_BYTES)
+            log.doubtful_id = max(log.doubtful_id, known_id, room_id)
             self._find(
                 f"entries behind {tail} are damaged or missing; up to entry {log.doubtful_id} may "
                 "have been acknowledged, so this node does not answer for its tail until it has "
@@ -334,11 +334,11 @@ class StreamRecovery:
             if extent.before != log.fill_position() or extent.last.entry_id >= gap[1].start:
                 break
             log.fill.append(extent)
-            if extent.last.entry_id < examined.known_id or examined.garbage_bytes:
+            if extent.last.entry_id < examined.known_id or examined.torn_bytes:
                 break
-            if examined.can_grow:
+            if examined.note is not None:
                 extent.is_sealed = False
-                extent.segment.written = extent.end
+                extent.segment.resume(examined.note)
         history.fill = _join(log.fill)[0] if log.fill else None
 
     def _close_gap(self, history: History) -> None:

@@ -4,8 +4,8 @@
 
      0          8         12        16         24          32
      +----------+---------+---------+----------+-----------+
-     | magic    | version | header  | stream   | file      |
-     | WALLESEG | u32     | bytes   | id u64   | number u64|
+     | magic    | version | records | stream   | file      |
+     | WALLESEG | u32     | start   | id u64   | number u64|
      |          |         | u32     |          |           |
      +----------+---------+---------+----------+-----------+
      32            40         48           56        60
@@ -15,14 +15,16 @@
      +-------------+----------+------------+---------+
      | zeros up to byte 4096                         |
      +-----------------------------------------------+
+     | two notes (walle/storage/notes.py), 4096 each |
+     +-----------------------------------------------+
      | records (walle/record.py), back to back       |
      +-----------------------------------------------+
-     | zeros: space reserved and never written       |
+     | anything: what nobody has written yet         |
      +-----------------------------------------------+
 
-The header fills the smallest unit that disks and the page cache write, so appending never writes
-it again: a torn append cannot harm it. A byte behind it is written once, and never changed: what
-follows a cut or a torn tail goes to a new segment.
+Appending never writes the header's block again: a torn append cannot harm it. What the newest note
+does not tell of does not exist; space that was never written is zeros in a new file, and in one
+that is used again the records of a former life.
 """
 
 from __future__ import annotations
@@ -35,18 +37,20 @@ from walle.errors import CorruptionError
 from walle.limits import SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN
 from walle.native import crc32c
 from walle.record import Field
+from walle.storage.notes import BLOCK_BYTES, NO_NOTE, RECORDS_START, Note, SegmentKey
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from walle.ids import Position
+
 MAGIC = b"WALLESEG"
-VERSION = 1
-HEADER_BYTES = 4096
+VERSION = 2
 
 LAYOUT = (
     Field("magic", 0, 8),
     Field("version", 8, 4),
-    Field("header_bytes", 12, 4),
+    Field("records_start", 12, 4),
     Field("stream_id", 16, 8),
     Field("file_number", 24, 8),
     Field("incarnation", 32, 8),
@@ -80,9 +84,9 @@ class Header(NamedTuple):
     prev_chain: int
 
     def encode(self) -> bytes:
-        """The header's bytes, padded to HEADER_BYTES."""
-        head = _HEADER.pack(MAGIC, VERSION, HEADER_BYTES, *self, 0)[:_CRC_OFFSET]
-        return (head + crc32c(head).to_bytes(4, "little")).ljust(HEADER_BYTES, b"\0")
+        """The header's bytes, and zeros up to where the records begin."""
+        head = _HEADER.pack(MAGIC, VERSION, RECORDS_START, *self, 0)[:_CRC_OFFSET]
+        return (head + crc32c(head).to_bytes(4, "little")).ljust(RECORDS_START, b"\0")
 
 
 def check_header(view: memoryview, segment: Segment) -> str | None:
@@ -91,11 +95,9 @@ def check_header(view: memoryview, segment: Segment) -> str | None:
     Raises:
         CorruptionError: it is one of another format version: this program must leave it alone.
     """
-    if len(view) < HEADER_BYTES:
+    if len(view) < RECORDS_START:
         return f"only {len(view)} bytes"
-    magic, version, header_bytes, found_stream, number, incarnation, *_, crc = _HEADER.unpack_from(
-        view
-    )
+    magic, version, records_start, *found, _, _, crc = _HEADER.unpack_from(view)
     if magic != MAGIC or crc32c(view[:_CRC_OFFSET]) != crc:
         return "no valid header"
     if version != VERSION:
@@ -105,9 +107,9 @@ def check_header(view: memoryview, segment: Segment) -> str | None:
             expected=f"format version {VERSION}",
             found=f"version {version}; run the release of walle that wrote it",
         )
-    found = (header_bytes, found_stream, number, incarnation)
-    if found != (HEADER_BYTES, segment.stream_id, segment.number, segment.incarnation):
-        return f"the header of file {number} of stream {found_stream}, incarnation {incarnation}"
+    key = SegmentKey(*found)
+    if records_start != RECORDS_START or key != segment.key:
+        return f"the header of {key}"
     return None
 
 
@@ -119,6 +121,8 @@ class Segment:
     extents_count: how many extents lie in it; without any it is removed.
     written: the bytes up to here are written.
     buffers: what follows them. They are the caller's, who keeps them until the next sync.
+    last: the entry that ends behind all of that.
+    note: of the last sync.
     """
 
     path: Path
@@ -129,6 +133,16 @@ class Segment:
     extents_count: int = 0
     written: int = 0
     buffers: list[bytes | memoryview] = field(default_factory=list)
+    last: Position = NO_NOTE.last
+    note: Note = NO_NOTE
+
+    @property
+    def key(self) -> SegmentKey:
+        return SegmentKey(self.stream_id, self.number, self.incarnation)
+
+    def resume(self, note: Note) -> None:
+        """The file was found, with this as its newest note: it goes on behind it."""
+        self.written, self.last, self.note = note.end, note.last, note
 
 
 def directory_of(streams: Path, stream_id: int) -> Path:
@@ -164,5 +178,5 @@ def next_size(previous: Segment | None, needed_bytes: int, *, is_full: bool) -> 
     size = SEGMENT_BYTES_MIN if previous is None else previous.size
     if is_full:
         size *= GROWTH
-    size = max(SEGMENT_BYTES_MIN, min(size, SEGMENT_BYTES_MAX), HEADER_BYTES + needed_bytes)
-    return (size + HEADER_BYTES - 1) & -HEADER_BYTES
+    size = max(SEGMENT_BYTES_MIN, min(size, SEGMENT_BYTES_MAX), RECORDS_START + needed_bytes)
+    return (size + BLOCK_BYTES - 1) & -BLOCK_BYTES

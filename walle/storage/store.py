@@ -19,6 +19,7 @@ from walle.storage.opening import open_directory
 from walle.storage.pool import Pool
 from walle.storage.reader import Reader, Wanted
 from walle.storage.segment import Header, Segment, directory_of, next_size, path_of
+from walle.storage.spare import Spare
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,10 +60,12 @@ class Store:
         self._cluster = opened.cluster
         self._logs = opened.logs
         self._recovered: Recovered | None = opened.recovered
-        self._pool = Pool(files)
-        self._reader = Reader(self._pool, self._write)
-        # What the round has to make durable, beside the segments that `Pool.unsynced` names.
-        self._buffered: dict[Segment, None] = {}
+        self._pool = Pool(files, Spare(opened.spare, files))
+        for log in self._logs.values():
+            for segment in log.growing():
+                self._pool.take_recovered(segment)
+        self._reader = Reader(self._pool)
+        # What the round has to make durable, beside what the pool has written.
         self._appended: list[StreamLog] = []
         self._changed: dict[StreamLog, None] = {}
         self._notes: dict[StreamLog, None] = {}
@@ -113,8 +116,8 @@ class Store:
         chain. What was executed and not yet synced is seen.
 
         Returns:
-            Parts of read-only maps, valid for as long as they are kept; nothing if the entry is
-            not held.
+            Parts of read-only maps, valid until the next round: a file may be used again then.
+            Nothing if the entry is not held.
 
         Raises:
             CorruptionError: the record of `start` does not pass its checks. The store goes on.
@@ -136,7 +139,24 @@ class Store:
     @property
     def is_dirty(self) -> bool:
         """Whether `sync` would have something to do."""
-        return bool(self._appended or self._changed or self._notes or self._has_new_cluster)
+        return bool(
+            self._appended
+            or self._changed
+            or self._notes
+            or self._has_new_cluster
+            or self._pool.is_dirty
+        )
+
+    @property
+    def has_unconfirmed(self) -> bool:
+        """Whether there is something to be confirmed: `confirm` is to be called again soon."""
+        return self._pool.has_unconfirmed
+
+    def confirm(self) -> None:
+        """Lets the next `sync` say on disk that earlier ones were completed, in segments to which
+        nothing was appended since the call before. Damage of what they made durable is told from
+        a torn append from then on. Nothing depends on when that happens."""
+        self._pool.confirm()
 
     def sync(self) -> None:
         """Makes everything executed so far durable: one round of group commit.
@@ -275,13 +295,10 @@ class Store:
         extent = extents[-1] if extents else None
         if extent is None or extent.is_sealed or extent.end + size > extent.segment.size:
             extent = self._start_extent(log, kind, before, size)
-        segment = extent.segment
-        if not segment.buffers:
-            self._buffered[segment] = None
-        segment.buffers.append(view)
         extent.end += size
         last = extent.last = batch.last
         extent.index.add(size, last)  # type: ignore[union-attr]  # it may grow, so it has one
+        self._pool.add(extent.segment, view, last)
         if not log.has_unsynced:
             log.has_unsynced = True
             self._appended.append(log)
@@ -313,16 +330,14 @@ class Store:
         header = Header(
             log.stream_id, segment.number, segment.incarnation, before.entry_id + 1, before.chain
         )
-        segment.buffers.append(header.encode())
-        self._buffered[segment] = None
+        self._pool.add(segment, header.encode(), before)
         self._changed[log] = None
         return log.start_extent(extents, kind, segment, before)
 
     # --- durability -------------------------------------------------------------------------------
 
     def _sync(self) -> None:
-        for segment in list(self._buffered):
-            self._write(segment)
+        self._pool.write_all()
         if any(log.depends_on_data for log in self._changed):
             self._sync_data()
         for log in self._notes:
@@ -338,33 +353,16 @@ class Store:
         self._remove_garbage()
         self._changed = {}
 
-    def _write(self, segment: Segment) -> None:
-        """Writes what waits for it; to be synced."""
-        if self._pool.is_full:
-            self._sync_files()
-        self._pool.writer(segment).write(segment.buffers, segment.written)
-        segment.written += sum(map(len, segment.buffers))
-        segment.buffers = []
-        self._buffered.pop(segment, None)
-        self._pool.unsynced[segment] = None
-
     def _sync_data(self, *others: File) -> None:
         """Makes all records executed so far durable; they are written. `others` as well."""
-        self._sync_files(*others)
+        self._pool.sync(*others)
+        for directory in self._directories:
+            self._files.sync_directory(directory)
+        self._directories.clear()
         for log in self._appended:
             log.has_unsynced = False
             log.durable_id = log.tail.entry_id
         self._appended = []
-
-    def _sync_files(self, *others: File) -> None:
-        files = [self._pool.writer(segment) for segment in list(self._pool.unsynced)]
-        files += others
-        if files:
-            self._files.sync(files)
-        self._pool.unsynced.clear()
-        for directory in self._directories:
-            self._files.sync_directory(directory)
-        self._directories.clear()
 
     def _write_journal(self) -> bool:
         """Writes what the journal lacks. False: into a fresh journal, which is durable already."""
@@ -385,9 +383,10 @@ class Store:
         return has_room
 
     def _remove_garbage(self) -> None:
-        """Removes the segments that the journal does not name any more."""
+        """Removes the segments that the journal does not name any more, or keeps their files."""
         for log in self._changed:
             for segment in log.garbage:
-                self._pool.forget(segment)
-                self._files.remove(segment.path)
-            log.garbage = []
+                self._pool.remove(segment)
+            for segment in log.trimmed:
+                self._pool.recycle(segment)
+            log.garbage, log.trimmed = [], []

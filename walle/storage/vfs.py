@@ -5,7 +5,7 @@ is said here, and docs/storage.md builds on nothing more:
 
     an operation on data (`write`)           durable after `Files.sync` of the file returned
     an operation on names (`create`,         durable after `Files.sync_directory` of the directory
-    `rename`, `remove`, `make_directory`)    the name is in; `rename` is atomic
+    `rename`, `remove`, `make_directory`)    the name is in; `rename` is atomic within one
 
 Before that, any part of it may or may not be durable, in any order. An operation that fails raises
 `OSError`, and the caller must not go on: whether it took effect is not known, and a repeated sync
@@ -14,7 +14,6 @@ would report success for data that is lost.
 
 from __future__ import annotations
 
-import errno
 import mmap
 import os
 from typing import TYPE_CHECKING, Protocol, cast
@@ -36,14 +35,9 @@ class File(Protocol):
     def write(self, buffers: Sequence[bytes | memoryview], offset: int) -> None:
         """Writes the buffers, one behind the other, from byte `offset` on. All or OSError."""
 
-    def reload(self, ahead_bytes: int) -> int:
+    def reload(self, ahead_bytes: int) -> None:
         """What was synced is read from the device from now on, not from memory, if that can be.
-
-        Returns:
-            Where what was ever written ends, or more, at the system's will: from there on the
-            file is zeros. At most the file's size. About `ahead_bytes` of that are being read in
-            the background.
-        """
+        About `ahead_bytes` from the start are being read in the background."""
 
     def close(self) -> None:
         """What was not synced may be lost, and nobody would be told."""
@@ -69,7 +63,8 @@ class Files(Protocol):
         """All of a file, for reading. It shows what is written later, and outlives `remove`."""
 
     def rename(self, source: Path, target: Path) -> None:
-        """Gives a file another name in its directory."""
+        """Gives a file another name, perhaps in another directory. Before both are synced it may
+        be found under either name, under both or under none."""
 
     def remove(self, path: Path) -> None:
         """Removes a file."""
@@ -101,24 +96,9 @@ class RealFile:
             else:
                 buffers = [*_rest(chunk, size), *buffers[BUFFERS_COUNT_MAX:]]
 
-    def reload(self, ahead_bytes: int) -> int:
-        # What is in memory counts as data, so it is dropped before the end is looked for.
+    def reload(self, ahead_bytes: int) -> None:
         os.posix_fadvise(self.fd, 0, 0, os.POSIX_FADV_DONTNEED)
-        end = self._data_end()
-        if end:
-            os.posix_fadvise(self.fd, 0, min(end, ahead_bytes), os.POSIX_FADV_WILLNEED)
-        return end
-
-    def _data_end(self) -> int:
-        end = 0
-        while True:
-            try:
-                start = os.lseek(self.fd, end, os.SEEK_DATA)
-            except OSError as error:
-                if error.errno != errno.ENXIO:
-                    raise
-                return end  # only a hole follows
-            end = os.lseek(self.fd, start, os.SEEK_HOLE)
+        os.posix_fadvise(self.fd, 0, ahead_bytes, os.POSIX_FADV_WILLNEED)
 
     def close(self) -> None:
         os.close(self.fd)

@@ -30,19 +30,14 @@ class Crash(Exception):
 
 @dataclass(eq=False)
 class Inode:
-    """A file's bytes: as processes see them, and as they are on the platter.
-
-    end: where what was ever written ends, zeros included.
-    """
+    """A file's bytes: as processes see them, and as they are on the platter."""
 
     data: bytearray
     durable: bytearray
     dirty: set[int] = field(default_factory=set)
-    end: int = 0
 
     def write(self, data: bytes, offset: int) -> None:
         self.data[offset : offset + len(data)] = data
-        self.end = max(self.end, offset + len(data))
         self.dirty |= set(range(offset // SECTOR_BYTES, -(-(offset + len(data)) // SECTOR_BYTES)))
 
     def persist(self, sector: int) -> None:
@@ -76,9 +71,8 @@ class SimulatedFile:
         self.disk.step()
         self.inode.write(data, offset)
 
-    def reload(self, _ahead_bytes: int) -> int:
+    def reload(self, _ahead_bytes: int) -> None:
         self.inode.drop_clean_pages()
-        return min(len(self.inode.data), -(-self.inode.end // SECTOR_BYTES) * SECTOR_BYTES)
 
     def close(self) -> None:
         pass
