@@ -43,6 +43,10 @@ class Inode:
     def persist(self, sector: int) -> None:
         self.durable[_place(sector)] = self.data[_place(sector)]
 
+    def is_changed(self, sector: int) -> bool:
+        """Whether the platter has something else there."""
+        return self.data[_place(sector)] != self.durable[_place(sector)]
+
     def drop_clean_pages(self) -> None:
         """What is not dirty is read from the platter again."""
         kept = {sector: self.data[_place(sector)] for sector in self.dirty}
@@ -53,6 +57,16 @@ class Inode:
 
 def _place(sector: int) -> slice:
     return slice(sector * SECTOR_BYTES, (sector + 1) * SECTOR_BYTES)
+
+
+def change_name(
+    names: dict[Path, Inode | None], path: Path, inode: Inode | None, is_there: bool
+) -> None:
+    """Makes the name lead to that file, None being a directory, or takes it away."""
+    if is_there:
+        names[path] = inode
+    else:
+        names.pop(path, None)
 
 
 class SimulatedFile:
@@ -109,7 +123,7 @@ class SimulatedFiles:
         mode = random.choice(["all", "none", "some", "some"])
         for path, inode, is_there in self.changes:
             if mode == "all" or (mode == "some" and random.random() < 0.5):
-                self._change(self.names_durable, path, inode, is_there)
+                change_name(self.names_durable, path, inode, is_there)
         for _, inode in sorted(self.names_durable.items()):
             if inode is None:
                 continue
@@ -128,17 +142,9 @@ class SimulatedFiles:
         self.crash_at = None
         self.is_failing = False
 
-    def _change(
-        self, names: dict[Path, Inode | None], path: Path, inode: Inode | None, is_there: bool
-    ) -> None:
-        if is_there:
-            names[path] = inode
-        else:
-            names.pop(path, None)
-
     def _record(self, *changes: tuple[Path, Inode | None, bool]) -> None:
         for change in changes:
-            self._change(self.names_now, *change)
+            change_name(self.names_now, *change)
         self.changes += changes
 
     def _inode(self, path: Path) -> Inode:
@@ -150,7 +156,11 @@ class SimulatedFiles:
     # --- Files ------------------------------------------------------------------------------------
 
     def names(self, directory: Path) -> list[str]:
-        return [path.name for path in self.names_now if path.parent == directory]
+        prefix = f"{directory}/"  # text is compared much faster than paths are
+        names = [
+            str(path)[len(prefix) :] for path in self.names_now if str(path).startswith(prefix)
+        ]
+        return [name for name in names if "/" not in name]
 
     def make_directory(self, path: Path) -> None:
         self.step()
@@ -200,5 +210,5 @@ class SimulatedFiles:
     def sync_directory(self, path: Path) -> None:
         self.step()
         for change in [each for each in self.changes if each[0].parent == path]:
-            self._change(self.names_durable, *change)
+            change_name(self.names_durable, *change)
             self.changes.remove(change)

@@ -35,6 +35,7 @@ class Disk:
     def __init__(self, answer: Callable[[ReadRecords], list[memoryview]]) -> None:
         self.done: list[str] = []
         self.is_dirty = False
+        self.has_unconfirmed = False
         self.read = answer
 
     def recovered(self) -> Recovered:
@@ -47,6 +48,11 @@ class Disk:
     def sync(self) -> None:
         self.done.append("sync")
         self.is_dirty = False
+
+    def confirm(self) -> None:
+        self.done.append("confirm")
+        self.is_dirty = True
+        self.has_unconfirmed = False
 
     def close(self) -> None:
         self.done.append("close")

@@ -11,9 +11,16 @@ from tests.unit.process.stages import Disk, Writing, mails
 from walle import frame
 from walle.core import effects
 from walle.core.effects import ReadRecords, Send
+from walle.core.timers import NEVER
 from walle.errors import Code
 from walle.ids import NO_WRITER, ORIGIN
-from walle.limits import FETCH_BYTES_MAX, READ_ROUND_BYTES, READS_QUEUED_SESSION_MAX
+from walle.limits import (
+    CONFIRM_MS,
+    FETCH_BYTES_MAX,
+    NS_PER_MS,
+    READ_ROUND_BYTES,
+    READS_QUEUED_SESSION_MAX,
+)
 from walle.messages import Failure, FetchReply, PutReply
 from walle.process import mail, orders
 from walle.process.mail import Destination
@@ -92,6 +99,33 @@ def test_a_read_waits_for_the_syncs_and_answers_of_its_round(stage: Stage) -> No
     stage.storage.do_work()
     assert stage.disk.done == ["SetAccepted", "SetAccepted", "sync", "read"]
     assert stage.sent() == [(2, 0), (1, 8)]
+
+
+def test_what_is_idle_is_confirmed_in_a_round(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1_000
+    monkeypatch.setattr("walle.process.storage.now_ns", lambda: now)
+    assert stage.storage.next_ns() == NEVER
+    stage.order(SET)
+    stage.storage.do_work()
+    stage.disk.has_unconfirmed = True
+    stage.storage.do_work()
+    assert stage.storage.next_ns() == now + CONFIRM_MS * NS_PER_MS
+    now = stage.storage.next_ns() - 1
+    stage.storage.do_work()
+    assert stage.disk.done == ["SetAccepted", "sync"]
+    now += 1
+    stage.order(SET)
+    stage.storage.do_work()
+    assert stage.disk.done[2:] == ["confirm", "SetAccepted", "sync"]
+    assert stage.storage.next_ns() == NEVER
+    stage.disk.has_unconfirmed = True
+    stage.storage.do_work()
+    now = stage.storage.next_ns()
+    stage.storage.do_work()
+    assert stage.disk.done[5:] == ["confirm", "sync"], "without an order, too"
+    assert stage.region.counters[SYNCED] == 2
 
 
 def test_only_so_much_is_read_between_two_rounds(stage: Stage) -> None:
