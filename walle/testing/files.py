@@ -156,7 +156,7 @@ class SimulatedFiles:
     # --- Files ------------------------------------------------------------------------------------
 
     def names(self, directory: Path) -> list[str]:
-        prefix = f"{directory}/"  # text is compared much faster than paths are
+        prefix = str(directory / "_")[:-1]  # text is compared much faster than paths are
         names = [
             str(path)[len(prefix) :] for path in self.names_now if str(path).startswith(prefix)
         ]
