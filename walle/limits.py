@@ -111,7 +111,7 @@ SPARE_COUNT_MAX = 16
 SPARE_BYTES_MAX = 256 * MIB
 """Of the files of trimmed segments that wait to be used again."""
 CONFIRM_MS = 20
-"""How long a segment must be idle before its end is confirmed."""
+"""How long a segment must be idle, at least, before its end is confirmed."""
 
 invariant(ENTRY_DATA_BYTES_MAX < FRAME_BYTES_MAX, "an entry of the largest size fits a frame")
 invariant(FRAME_BYTES_MAX <= ARENA_BYTES // 4, "the arena holds several frames of the largest size")

@@ -73,5 +73,5 @@ def test_native_tests_pass_under_the_sanitizers(tmp_path: Path) -> None:
     # The sanitizers report to the descriptor, which must not be captured as they end the process.
     pytest_command = [sys.executable, "-m", "pytest", "-q", "--capture=sys"]
     ignored = "--ignore=tests/native/test_sanitized.py"
-    tests = ["tests/native", "tests/property/test_ring_property.py"]
+    tests = ["tests/native", "tests/property/test_ring_property.py", "tests/storage"]
     assert " passed" in run([*pytest_command, ignored, *tests], tmp_path, settings)
