@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from walle.core.effects import Send
+    from walle.core.node import Recovered
     from walle.process.mail import Destination
 
 DAMAGE = CorruptionError("a file", 8, expected="this", found="that")
@@ -70,6 +71,27 @@ def test_damage_that_is_found_while_the_node_runs_is_left_to_recovery(
     status = child._run(lambda: child.run_storage(region, config(tmp_path)))
     assert status == EX_IOERR
     assert status not in HOPELESS
+
+
+class Stopped(Disk):
+    """A disk of a node that is told to stop as soon as it has been opened."""
+
+    def __init__(self, *_: object) -> None:
+        super().__init__(lambda _read: [])
+        self.has_unconfirmed = True
+
+    def recovered(self) -> Recovered:
+        signal.raise_signal(signal.SIGTERM)
+        return super().recovered()
+
+
+def test_what_was_appended_last_is_confirmed_before_the_node_stops(
+    region: Region, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = Stopped()
+    monkeypatch.setattr(child, "Store", lambda *_: disk)
+    assert child._run(lambda: child.run_storage(region, config(tmp_path))) == 0
+    assert disk.done == ["confirm", "sync", "close"]
 
 
 def test_a_directory_that_cannot_be_opened_ends_the_node(
