@@ -525,6 +525,17 @@ def test_other_history_in_a_sealed_file_is_not_taken(rotated: Bench) -> None:
     assert runs(rotated.open()) == [(1, 36), (301, 360)]
 
 
+def test_other_history_in_the_last_file_is_not_taken(bench: Bench) -> None:
+    """It is as long as what the note tells of."""
+    bench.append(5)
+    other = b"".join(records_of(ORIGIN, [50] * 5, bench.driver.new_writer()))
+    bench.change(RECORDS_START, other)
+    state = bench.open()
+    assert runs(state) == []
+    assert state.doubtful_id >= 5
+    bench.check_goes_on(state)
+
+
 def test_file_of_another_format_version_is_left_alone(rotated: Bench) -> None:
     header = bytearray(rotated.file(3).data[:56])
     header[8] = 3

@@ -78,9 +78,8 @@ def take_lost(record: ExtentRecord) -> Examined:
 def examine_sealed(record: ExtentRecord, segment: Segment, view: memoryview) -> Examined:
     """Reads a sealed extent of the file that the view shows."""
     pieces = _pieces(record, segment, view[: record.end])
-    last = pieces[-1].extent.last if pieces else record.last
-    if last.entry_id >= record.last.entry_id and last != record.last:
-        return take_lost(record)  # good records of another history
+    if _is_other(pieces, record.last):
+        return take_lost(record)
     return Examined(pieces, record.last.entry_id)
 
 
@@ -98,20 +97,25 @@ def examine_growing(
         durable_id: an entry that was durable if the extent has held it.
     """
     pieces = _pieces(record, segment, view[: note.end])
-    known_id = max(record.first_id, note.last.entry_id)
-    room_bytes = segment.size - note.end
-    examined = Examined(pieces, known_id, room_bytes, note=note)
     last = pieces[-1].extent if pieces else None
     is_whole = last is not None and last.last == note.last and last.offset <= note.start
-    if is_whole or note.start <= record.offset:
-        return examined
-    pieces = _pieces(record, segment, view[: note.start])
-    last = pieces[-1].extent if pieces else None
-    if last is None or last.end < note.start:
-        return examined._replace(pieces=pieces)  # it is damaged before that, too
-    if durable_id > last.last.entry_id:
-        return examined
-    return Examined(pieces, last.last.entry_id, torn_bytes=note.end - note.start)
+    if not is_whole and note.start > record.offset:
+        before = _pieces(record, segment, view[: note.start])
+        last = before[-1].extent if before else None
+        if last is None or last.end < note.start:
+            pieces = before  # there is damage before that, too
+        elif durable_id <= last.last.entry_id:
+            return Examined(before, last.last.entry_id, torn_bytes=note.end - note.start)
+    if _is_other(pieces, note.last):
+        return take_lost(record)
+    known_id = max(record.first_id, note.last.entry_id)
+    return Examined(pieces, known_id, room_bytes=segment.size - note.end, note=note)
+
+
+def _is_other(pieces: list[Piece], last: Position) -> bool:
+    """Whether these are good records of another history than the one that leads to `last`."""
+    found = pieces[-1].extent.last if pieces else last
+    return found.entry_id >= last.entry_id and found != last
 
 
 def _pieces(record: ExtentRecord, segment: Segment, view: memoryview) -> list[Piece]:

@@ -255,8 +255,7 @@ class StreamRecovery:
         """
         log, tail = self._log, self._log.tail
         verdict = TAILS[known_id > tail.entry_id, examined.torn_bytes > 0]
-        is_at_end = bool(examined.pieces and self._kept) and examined.pieces[-1] is self._kept[-1]
-        if verdict is Tail.CLEAN and is_at_end and examined.note is not None:
+        if verdict is Tail.CLEAN and examined.note is not None and tail == examined.note.last:
             live = log.runs[-1]
             live.is_sealed = False
             live.segment.resume(examined.note)
