@@ -1,4 +1,4 @@
-"""The native tests once more, against a C core built with the sanitizers.
+"""The tests of the C core and of the storage once more, on a C core built with the sanitizers.
 
 The tree is copied, built there with WALLE_NATIVE_SANITIZE=1, and its tests run in a process into
 which the sanitizers' runtime is loaded first, as the interpreter itself is built without it. Python
@@ -14,11 +14,15 @@ import subprocess
 import sys
 import sysconfig
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 ROOT = Path(__file__).parents[2]
-PARTS = ("walle", "tests", "setup.py", "pyproject.toml", "README.md")
+PARTS = ("walle", "tests", "docs", "setup.py", "pyproject.toml", "README.md")
 RUNTIMES = ("libasan.so", "libubsan.so")
 
 
@@ -54,14 +58,16 @@ def run(command: list[str], directory: Path, settings: dict[str, str]) -> str:
     return result.stdout
 
 
-@pytest.mark.slow
-def test_native_tests_pass_under_the_sanitizers(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def run_tests(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
+    """Builds the tree with sanitizers; runs pytest in it, with these arguments."""
     runtimes = runtime_paths()
-    copy_tree(tmp_path)
+    tree = tmp_path_factory.mktemp("sanitized")
+    copy_tree(tree)
     strict = {"WALLE_NATIVE_SANITIZE": "1", "WALLE_NATIVE_STRICT": "1"}
-    run([sys.executable, "setup.py", "build_ext", "--inplace"], tmp_path, strict)
+    run([sys.executable, "setup.py", "build_ext", "--inplace"], tree, strict)
     settings = {
-        "PYTHONPATH": str(tmp_path),
+        "PYTHONPATH": str(tree),
         "PYTHONMALLOC": "malloc",
         "LD_PRELOAD": " ".join(runtimes),
         # The interpreter does not free all it allocates.
@@ -69,9 +75,22 @@ def test_native_tests_pass_under_the_sanitizers(tmp_path: Path) -> None:
         "UBSAN_OPTIONS": "print_stacktrace=1",
     }
     where = "import walle.native._core as core; print(core.__file__)"
-    assert run([sys.executable, "-c", where], tmp_path, settings).startswith(str(tmp_path))
+    assert run([sys.executable, "-c", where], tree, settings).startswith(str(tree))
     # The sanitizers report to the descriptor, which must not be captured as they end the process.
-    pytest_command = [sys.executable, "-m", "pytest", "-q", "--capture=sys"]
+    command = [sys.executable, "-m", "pytest", "-q", "--capture=sys"]
+    return lambda *arguments: run([*command, *arguments], tree, settings)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_native_tests_pass_under_the_sanitizers(run_tests: Callable[..., str]) -> None:
     ignored = "--ignore=tests/native/test_sanitized.py"
-    tests = ["tests/native", "tests/property/test_ring_property.py", "tests/storage"]
-    assert " passed" in run([*pytest_command, ignored, *tests], tmp_path, settings)
+    assert " passed" in run_tests(ignored, "tests/native", "tests/property/test_ring_property.py")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_storage_tests_pass_under_the_sanitizers(run_tests: Callable[..., str]) -> None:
+    """All but the exhaustive flips, which do the same 70,000 times."""
+    arguments = ("-k", "not flipped_bit", "--override-ini=timeout=900", "tests/storage")
+    assert " passed" in run_tests(*arguments)

@@ -106,6 +106,7 @@ def look(driver: Driver, names: dict[Path, Inode | None]) -> str:
     return verdict
 
 
+@pytest.mark.timeout(900)
 def test_flipped_bit_is_never_served_or_forgotten(
     quiet: tuple[SimulatedFiles, Driver], capsys: pytest.CaptureFixture[str]
 ) -> None:
