@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 DIRECTORY = Path("/data")
 ALL_BYTES = 1 << 30
 CRASH_STEPS_MAX = 8
+CONFIRM_EVERY = 3
+"""After so many syncs comes one that confirms those before it."""
 
 
 class StoredDisk(Disk):
@@ -42,6 +44,7 @@ class StoredDisk(Disk):
         super().__init__()
         self._files = SimulatedFiles()
         self._store = Store(DIRECTORY, self._files)
+        self._syncs = 0
 
     def execute(self, action: Action) -> None:
         super().execute(action)
@@ -49,6 +52,9 @@ class StoredDisk(Disk):
 
     def sync(self) -> None:
         self._files.is_failing = self.is_failing
+        self._syncs += 1
+        if self._syncs % CONFIRM_EVERY == 0:
+            self._store.confirm()
         if self._store.is_dirty:
             self._store.sync()
         unsynced, self._unsynced = self._unsynced, []
@@ -90,6 +96,10 @@ class StoredDisk(Disk):
                 and found.accepted >= stream.accepted
                 and found.topology.version >= stream.topology.version,
                 f"storage: {stream.name} was forgotten, or its promise, stamp or topology",
+            )
+            require(
+                found is None or not found.is_doubtful,
+                f"storage: {stream.name}'s tail is doubted though nothing is damaged",
             )
 
     def read(self, action: effects.ReadRecords) -> Batch | None:
