@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
+from statistics import median
 from typing import TYPE_CHECKING
 
 import pytest
@@ -46,7 +47,9 @@ if TYPE_CHECKING:
 FOR_EVER_MS = 2**32 - 1
 AT_ONCE_S = 2.0
 SWEEP_S = 1.5
-READ_STALL_S_MAX = 1.0
+READ_STALL_FACTOR_MAX = 50
+"""By how much a put may take longer beside a greedy reader. Behind all of its reads it would take
+thousands of times as long."""
 
 pytestmark = pytest.mark.slow
 
@@ -212,19 +215,26 @@ def test_who_reads_all_and_more_does_not_hold_up_writers(tmp_path: Path) -> None
         assert peer.put(claimed, 1, claimed.tail, batch).code == Code.OK
         tail = batch.last
         assert peer.put(claimed, 2, tail, None).code == Code.OK
+
+        def put_many(first_transmission: int) -> float:
+            nonlocal tail
+            took_s = []
+            for transmission in range(first_transmission, first_transmission + 25):
+                batch = make_batch(claimed.writer, tail, b"put")
+                started_s = time.monotonic()
+                assert peer.put(claimed, transmission, tail, batch).code == Code.OK
+                took_s.append(time.monotonic() - started_s)
+                tail = batch.last
+            return median(took_s)
+
+        alone_s = put_many(3)
         with Peer(nodes.addresses[0]) as greedy:
             read = frame.encode_head(Read(claimed.stream_id, 1, FETCH_BYTES_MAX, 0, 0, 0), 1)
             sender = threading.Thread(target=greedy.send_bytes, args=(100_000 * read,))
             sender.start()
-            slowest_s = 0.0
-            for transmission in range(3, 30):
-                batch = make_batch(claimed.writer, tail, b"put")
-                put_s = time.monotonic()
-                assert peer.put(claimed, transmission, tail, batch).code == Code.OK
-                slowest_s = max(slowest_s, time.monotonic() - put_s)
-                tail = batch.last
+            beside_s = put_many(40)
         sender.join()
-        assert slowest_s < READ_STALL_S_MAX
+        assert beside_s < READ_STALL_FACTOR_MAX * alone_s
 
 
 # --- memory ---------------------------------------------------------------------------------------
