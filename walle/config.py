@@ -11,9 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from walle.errors import ConfigError
-from walle.limits import ADDRESS_BYTES_MAX, MEMBERS_COUNT_MAX, NODE_ID_BYTES_MAX
+from walle.limits import (
+    ADDRESS_BYTES_MAX,
+    DISK_RESERVE_BYTES_DEFAULT,
+    DISK_RESERVE_BYTES_MIN,
+    MEMBERS_COUNT_MAX,
+    NODE_ID_BYTES_MAX,
+)
 
 PORT_DEFAULT = 7411
+
+REQUIRED = ("data", "initial_cluster", "listen", "node")
+OPTIONAL = ("disk_reserve_bytes",)
 
 _NODE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -26,12 +35,14 @@ class NodeConfig:
     listen: where it accepts connections, `host:port`.
     data: its data directory.
     initial_cluster: the addresses of the nodes that form the cluster, this one included, by id.
+    disk_reserve_bytes: with less than this free, the node takes no more entries.
     """
 
     node: str
     listen: str
     data: Path
     initial_cluster: dict[str, str]
+    disk_reserve_bytes: int = DISK_RESERVE_BYTES_DEFAULT
 
     @property
     def address(self) -> str:
@@ -84,12 +95,11 @@ def parse_node_config(settings: object, *, directory: Path) -> NodeConfig:
     """
     if not isinstance(settings, dict):
         raise ConfigError("the file", "must hold a mapping of settings; see configs/node.yaml")
-    known = {"node", "listen", "data", "initial_cluster"}
     for key in settings:
-        if key not in known:
-            names = ", ".join(sorted(known))
+        if key not in (*REQUIRED, *OPTIONAL):
+            names = ", ".join(sorted(REQUIRED + OPTIONAL))
             raise ConfigError(str(key), f"is no setting; the settings are {names}")
-    for key in sorted(known):
+    for key in REQUIRED:
         if key not in settings:
             raise ConfigError(key, "is missing; see configs/node.yaml")
     node = parse_node_id("node", settings["node"])
@@ -99,6 +109,9 @@ def parse_node_config(settings: object, *, directory: Path) -> NodeConfig:
         listen=settings["listen"],
         data=_parse_data(settings["data"], directory),
         initial_cluster=_parse_initial_cluster(settings["initial_cluster"], node),
+        disk_reserve_bytes=_parse_disk_reserve_bytes(
+            settings.get("disk_reserve_bytes", DISK_RESERVE_BYTES_DEFAULT)
+        ),
     )
 
 
@@ -106,6 +119,13 @@ def _parse_data(value: Any, directory: Path) -> Path:
     if not isinstance(value, str) or not value:
         raise ConfigError("data", f"must be a directory's path, not {value!r}")
     return directory / Path(value).expanduser()
+
+
+def _parse_disk_reserve_bytes(value: Any) -> int:
+    if type(value) is not int or value < DISK_RESERVE_BYTES_MIN:
+        rule = f"must be a number of bytes, {DISK_RESERVE_BYTES_MIN} at least"
+        raise ConfigError("disk_reserve_bytes", f"{rule}, not {value!r}")
+    return value
 
 
 def _parse_initial_cluster(value: Any, node: str) -> dict[str, str]:

@@ -112,6 +112,13 @@ SPARE_BYTES_MAX = 256 * MIB
 """Of the files of trimmed segments that wait to be used again."""
 CONFIRM_MS = 20
 """How long a segment must be idle, at least, before its end is confirmed."""
+DISK_RESERVE_BYTES_MIN = 128 * MIB
+DISK_RESERVE_BYTES_DEFAULT = 256 * MIB
+"""With less than this free, a node takes no more entries."""
+DISK_RESUME_BYTES = SEGMENT_BYTES_MAX
+"""How much more must be free before it takes them again."""
+RESERVE_FILE_BYTES = 16 * MIB
+"""Of the file that is given up when nothing is free at all."""
 
 invariant(ENTRY_DATA_BYTES_MAX < FRAME_BYTES_MAX, "an entry of the largest size fits a frame")
 invariant(FRAME_BYTES_MAX <= ARENA_BYTES // 4, "the arena holds several frames of the largest size")
@@ -146,3 +153,10 @@ invariant(
     "an answer has no more records than it may",
 )
 invariant(BATCH_BYTES_MAX <= FRAME_BYTES_MAX // 2, "a batch fits a frame")
+invariant(
+    ARENA_BYTES + RING_DATA_BYTES + RESERVE_FILE_BYTES <= DISK_RESERVE_BYTES_MIN,
+    "what was admitted before the disk was seen to be full finds room, and so do the journals",
+)
+invariant(
+    RESERVE_FILE_BYTES <= DISK_RESUME_BYTES, "making the reserve file does not fill the disk again"
+)

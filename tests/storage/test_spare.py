@@ -123,6 +123,18 @@ def test_file_whose_entries_may_come_again_is_removed(files: Explorer, driver: D
     assert (names(files, 1), files.names(SPARE)) == (["1", "2"], [])
 
 
+def test_spare_files_are_removed_when_their_space_is_needed(
+    files: Explorer, driver: Driver
+) -> None:
+    trim(driver, 1, 9)
+    assert len(files.names(SPARE)) == 2
+    driver.store.drop_spare()
+    assert files.names(SPARE) == []
+    for _ in range(4):
+        driver.append(1, [900])
+        driver.store.sync()
+
+
 def test_spare_files_are_removed_when_the_store_is_opened(files: Explorer, driver: Driver) -> None:
     trim(driver, 1, 9)
     assert len(files.names(SPARE)) == 2

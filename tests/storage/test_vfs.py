@@ -203,7 +203,7 @@ def test_simulated_sync_that_failed_has_written_nothing_though_it_looks_so() -> 
 
 def test_simulated_disk_is_full_when_told() -> None:
     files = SimulatedFiles()
-    files.free_bytes = 1_000
+    files.left_bytes = 1_000
     files.create(Path("/a"), 600).close()
     with pytest.raises(OSError, match="No space left"):
         files.create(Path("/b"), 600)

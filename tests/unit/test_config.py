@@ -12,7 +12,13 @@ from hypothesis import strategies as st
 
 from walle.config import parse_address, parse_node_config, parse_node_id
 from walle.errors import ConfigError
-from walle.limits import ADDRESS_BYTES_MAX, MEMBERS_COUNT_MAX, NODE_ID_BYTES_MAX
+from walle.limits import (
+    ADDRESS_BYTES_MAX,
+    DISK_RESERVE_BYTES_DEFAULT,
+    DISK_RESERVE_BYTES_MIN,
+    MEMBERS_COUNT_MAX,
+    NODE_ID_BYTES_MAX,
+)
 
 DIRECTORY = Path("/etc/walle")
 EXAMPLE = Path(__file__).parents[2] / "configs" / "node.yaml"
@@ -36,6 +42,10 @@ def test_good_settings_are_taken() -> None:
     assert config.data == DIRECTORY / "data" / "n1"
     assert config.initial_cluster == GOOD["initial_cluster"]
     assert config.address == "host1:7411"
+    assert config.disk_reserve_bytes == DISK_RESERVE_BYTES_DEFAULT
+    settings = changed("disk_reserve_bytes", DISK_RESERVE_BYTES_MIN)
+    config = parse_node_config(settings, directory=DIRECTORY)
+    assert config.disk_reserve_bytes == DISK_RESERVE_BYTES_MIN
 
 
 def test_example_file_is_good() -> None:
@@ -54,7 +64,12 @@ def test_data_directory_is_relative_to_the_file(data: str, path: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "named", "rule"),
     [
-        ("nodes", 3, "nodes", "is no setting; the settings are data, initial_cluster, listen"),
+        (
+            "nodes",
+            3,
+            "nodes",
+            "is no setting; the settings are data, disk_reserve_bytes, initial_cluster",
+        ),
         (7, "x", "7", "is no setting"),
         ("node", MISSING, "node", "is missing; see configs/node.yaml"),
         ("listen", MISSING, "listen", "is missing"),
@@ -64,6 +79,9 @@ def test_data_directory_is_relative_to_the_file(data: str, path: Path) -> None:
         ("node", 1, "node", "letters, digits, '.', '_' and '-', 63 at most"),
         ("node", "-n1", "node", "not '-n1'"),
         ("listen", 7411, "listen", "must be host:port, such as 127.0.0.1:7411, not 7411"),
+        ("disk_reserve_bytes", 0, "disk_reserve_bytes", "must be a number of bytes, 134217728 at"),
+        ("disk_reserve_bytes", "1G", "disk_reserve_bytes", "at least, not '1G'"),
+        ("disk_reserve_bytes", True, "disk_reserve_bytes", "at least, not True"),
         ("data", "", "data", "must be a directory's path"),
         ("data", 3, "data", "must be a directory's path, not 3"),
         ("initial_cluster", {}, "initial_cluster", "must map each node's id to its host:port"),

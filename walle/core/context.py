@@ -30,6 +30,9 @@ class Context:
 
     now_ns: a monotonic clock that counts suspend; for leases and alarms.
     wall_us: microseconds since 1970; for writer ids and write times only.
+    has_space: whether the disk has room for entries. Without, what little claims, changes of
+        members and `/cluster` need goes on.
+    has_reserve: whether it has room for what claims need.
     """
 
     def __init__(self, node_id: str, random: Random) -> None:
@@ -37,6 +40,8 @@ class Context:
         self.random = random
         self.now_ns = 0
         self.wall_us = 0
+        self.has_space = True
+        self.has_reserve = True
         self.outbox = Outbox(node_id)
         self.timers = Timers()
         self.calls = Calls(self)

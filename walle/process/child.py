@@ -29,6 +29,7 @@ from walle.process.loop import Loop
 from walle.process.network import Network
 from walle.process.storage import Storage
 from walle.ring.region import PID_CONSENSUS, PID_NETWORK, PID_STORAGE
+from walle.storage.reserve import Reserve
 from walle.storage.store import Store
 from walle.storage.vfs import RealFiles
 
@@ -130,13 +131,14 @@ def run_storage(region: Region, config: NodeConfig) -> None:
     region.counters[PID_STORAGE] = os.getpid()
     loop = Loop(region.storage_bell)
     try:
-        store = Store(config.data, RealFiles())
+        reserve = Reserve(config.data, RealFiles(), config.disk_reserve_bytes)
+        store = Store(config.data, reserve)
     except CorruptionError as error:
         # Of streams' entries nothing is that bad: recovery gives up what is damaged of them.
         raise UntrustedError(str(error)) from error
     for finding in store.findings:
         log.warning("%s", finding)
-    storage = Storage(loop, region, store)
+    storage = Storage(loop, region, store, reserve)
     loop.run(storage)
     while storage.do_work():
         pass

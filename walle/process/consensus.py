@@ -22,7 +22,15 @@ from walle.messages import Failure, Hello, Welcome
 from walle.process import mail, orders
 from walle.process.loop import now_ns
 from walle.process.mail import NOWHERE, ArenaPayload, Destination, RingPayload
-from walle.ring.region import PID_CONSENSUS, PID_NETWORK, PID_STORAGE, SYNCED
+from walle.ring.region import (
+    FREE_BYTES,
+    HAS_RESERVE,
+    HAS_SPACE,
+    PID_CONSENSUS,
+    PID_NETWORK,
+    PID_STORAGE,
+    SYNCED,
+)
 
 if TYPE_CHECKING:
     from walle.config import NodeConfig
@@ -83,7 +91,10 @@ class Consensus:
     def _set_time(self) -> None:
         self._context.now_ns = now_ns()
         self._context.wall_us = time.time_ns() // 1000
-        self._context.outbox.synced = self._region.counters[SYNCED]
+        counters = self._region.counters
+        self._context.outbox.synced = counters[SYNCED]
+        self._context.has_space = bool(counters[HAS_SPACE])
+        self._context.has_reserve = bool(counters[HAS_RESERVE])
 
     def _wait_for_recovery(self) -> Recovered:
         """What storage found on disk; it sends that before anything else."""
@@ -294,4 +305,5 @@ class Consensus:
                 "consensus": counters[PID_CONSENSUS],
                 "storage": counters[PID_STORAGE],
             },
+            "free_bytes": counters[FREE_BYTES],
         }

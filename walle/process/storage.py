@@ -23,6 +23,7 @@ from walle.errors import Code, CorruptionError
 from walle.limits import (
     CONFIRM_MS,
     FRAME_BYTES_MAX,
+    MIB,
     NS_PER_MS,
     READ_COST_BYTES,
     READ_ROUND_BYTES,
@@ -34,13 +35,17 @@ from walle.process import mail, orders
 from walle.process.loop import now_ns
 from walle.process.mail import ArenaPayload, Destination
 from walle.process.reads import Reads
-from walle.ring.region import SYNCED
+from walle.ring.region import FREE_BYTES, HAS_RESERVE, HAS_SPACE, SYNCED
 
 if TYPE_CHECKING:
     from walle.process.loop import Loop
     from walle.process.mail import Place
     from walle.ring.region import Region
+    from walle.storage.reserve import Reserve
     from walle.storage.store import Store
+
+LOOK_MS = 100
+"""How often it is looked how much of the disk is free, while the process is awake."""
 
 log = logging.getLogger("walle.storage")
 
@@ -48,10 +53,14 @@ log = logging.getLogger("walle.storage")
 class Storage:
     """Drives a `Store`."""
 
-    def __init__(self, loop: Loop, region: Region, store: Store) -> None:
+    def __init__(self, loop: Loop, region: Region, store: Store, reserve: Reserve) -> None:
         self._loop = loop
         self._region = region
         self._store = store
+        self._reserve = reserve
+        self._look_ns = 0
+        region.counters[HAS_SPACE] = region.counters[HAS_RESERVE] = True
+        self._tell_space()
         self._reads = Reads()
         self._confirm_ns = NEVER
         self._to_consensus: deque[list[Any]] = deque(orders.pack_recovered(store.recovered()))
@@ -65,6 +74,7 @@ class Storage:
             self._carry_out(views)
             if region.orders.release():
                 region.consensus_bell.ring()
+        self._look()
         self._publish()
         return len(views) + self._read_some()
 
@@ -76,6 +86,36 @@ class Storage:
             self._confirm_ns = NEVER
         if self._confirm_ns == NEVER and self._store.has_unconfirmed:
             self._confirm_ns = now + CONFIRM_MS * NS_PER_MS
+
+    def _look(self) -> None:
+        """Looks how much of the disk is free, if it is time to."""
+        now = now_ns()
+        if self._look_ns <= now:
+            self._look_ns = now + LOOK_MS * NS_PER_MS
+            self._reserve.look()
+            if not self._reserve.has_space:
+                self._store.drop_spare()
+        self._tell_space()
+
+    def _tell_space(self) -> None:
+        """Tells consensus, and whoever reads the log, whether there is space."""
+        reserve, counters = self._reserve, self._region.counters
+        if counters[HAS_SPACE] and not reserve.has_space:
+            log.warning(
+                "the disk is full: %d MiB are free, less than disk_reserve_bytes (%d MiB); no "
+                "entries are taken until %d MiB are free",
+                *(reserve.left_bytes // MIB, reserve.reserve_bytes // MIB),
+                reserve.resume_bytes // MIB,
+            )
+        elif reserve.has_space and not counters[HAS_SPACE]:
+            log.info("the disk has space again: %d MiB are free", reserve.left_bytes // MIB)
+        if counters[HAS_RESERVE] and not reserve.has_reserve:
+            log.error(
+                "the disk has no space left at all, so the reserve was given up: the node stops "
+                "once that is used up, too"
+            )
+        counters[HAS_SPACE], counters[HAS_RESERVE] = reserve.has_space, reserve.has_reserve
+        counters[FREE_BYTES] = reserve.left_bytes
 
     def may_sleep(self) -> bool:
         """Arms the ring of orders, and waits for room for what consensus has not been told, and for

@@ -23,10 +23,14 @@ PAGE_BYTES = 4096
 
 SYNCED = 0
 """The counter that storage keeps: the number of the last order that is durable."""
+HAS_SPACE = 1
+HAS_RESERVE = 2
+FREE_BYTES = 3
+"""What storage says of the disk; the first two as in `walle.core.context.Context`."""
 PID_NETWORK = 8
 PID_CONSENSUS = 16
 PID_STORAGE = 24
-"""Each process's id, set by itself. The counters lie on cache lines of their own."""
+"""Each process's id, set by itself. No two processes set counters of one cache line."""
 
 
 class Region:

@@ -167,16 +167,20 @@ def number_of(name: str) -> int | None:
     return int(digits) if digits != name and digits.isascii() and digits.isdecimal() else None
 
 
-def next_size(previous: Segment | None, needed_bytes: int, *, is_full: bool) -> int:
+def next_size(
+    previous: Segment | None, needed_bytes: int, *, is_full: bool, room_bytes: int
+) -> int:
     """The size of a stream's next segment.
 
     Args:
         previous: the segment before it, None for the first.
         needed_bytes: records that must fit.
         is_full: the previous segment is full: the stream needs larger ones.
+        room_bytes: what the disk has room for; above the smallest size, no more is asked of it.
     """
     size = SEGMENT_BYTES_MIN if previous is None else previous.size
     if is_full:
         size *= GROWTH
-    size = max(SEGMENT_BYTES_MIN, min(size, SEGMENT_BYTES_MAX), RECORDS_START + needed_bytes)
+    size = min(size, SEGMENT_BYTES_MAX, room_bytes)
+    size = max(SEGMENT_BYTES_MIN, size, RECORDS_START + needed_bytes)
     return (size + BLOCK_BYTES - 1) & -BLOCK_BYTES

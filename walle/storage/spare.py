@@ -49,6 +49,12 @@ class Spare:
         del self._sizes[spare]
         return True
 
+    def clear(self) -> None:
+        """Removes all of them."""
+        for path in self._sizes:
+            self._files.remove(path)
+        self._sizes.clear()
+
     @property
     def size(self) -> int:
         """Bytes of all of them."""

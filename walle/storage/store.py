@@ -60,7 +60,8 @@ class Store:
         self._cluster = opened.cluster
         self._logs = opened.logs
         self._recovered: Recovered | None = opened.recovered
-        self._pool = Pool(files, Spare(opened.spare, files))
+        self._spare = Spare(opened.spare, files)
+        self._pool = Pool(files, self._spare)
         for log in self._logs.values():
             for segment in log.growing():
                 self._pool.take_recovered(segment)
@@ -157,6 +158,10 @@ class Store:
         nothing was appended since the call before. Damage of what they made durable is told from
         a torn append from then on. Nothing depends on when that happens."""
         self._pool.confirm()
+
+    def drop_spare(self) -> None:
+        """Gives back the space of files that are kept for later: the disk is full."""
+        self._spare.clear()
 
     def sync(self) -> None:
         """Makes everything executed so far durable: one round of group commit.
@@ -319,7 +324,12 @@ class Store:
             log.stream_id,
             log.next_number,
             self._journal.sequence + 1,
-            next_size(former.segment if former else None, needed_bytes, is_full=is_full),
+            next_size(
+                former.segment if former else None,
+                needed_bytes,
+                is_full=is_full,
+                room_bytes=self._files.free_bytes(self._streams),
+            ),
         )
         if log.next_number == 1:
             self._files.make_directory(directory)

@@ -9,7 +9,7 @@ is said here, and docs/storage.md builds on nothing more:
 
 Before that, any part of it may or may not be durable, in any order. An operation that fails raises
 `OSError`, and the caller must not go on: whether it took effect is not known, and a repeated sync
-would report success for data that is lost.
+would report success for data that is lost. But a `create` that finds no space leaves nothing.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Files(Protocol):
 
     def create(self, path: Path, size: int) -> File:
         """A new file of that many zeros, its space reserved: writing into it cannot run out of
-        space, nor does it change the size."""
+        space, nor does it change the size. OSError with ENOSPC: there is no room for it."""
 
     def open(self, path: Path) -> File:
         """A file that is there, for writing."""
@@ -75,6 +75,9 @@ class Files(Protocol):
 
     def sync_directory(self, path: Path) -> None:
         """Makes the names in the directory durable."""
+
+    def free_bytes(self, directory: Path) -> int:
+        """How much room there is for new files."""
 
 
 class RealFile:
@@ -130,8 +133,10 @@ class RealFiles:
         file = RealFile(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
         try:
             os.posix_fallocate(file.fd, 0, size)
-        except BaseException:
+        except OSError as error:
             file.close()
+            path.unlink()
+            error.filename = str(path)
             raise
         return file
 
@@ -166,3 +171,7 @@ class RealFiles:
             os.fsync(fd)
         finally:
             os.close(fd)
+
+    def free_bytes(self, directory: Path) -> int:
+        found = os.statvfs(directory)
+        return found.f_bavail * found.f_frsize

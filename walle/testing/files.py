@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
@@ -97,7 +98,7 @@ class SimulatedFiles:
 
     crash_at: the number of the operation that dies; None: none does.
     is_failing: whether syncs fail.
-    free_bytes: what files may still be made of; None: as much as they like.
+    left_bytes: what files may still be made of; None: as much as they like.
     """
 
     def __init__(self) -> None:
@@ -107,7 +108,7 @@ class SimulatedFiles:
         self.steps = 0
         self.crash_at: int | None = None
         self.is_failing = False
-        self.free_bytes: int | None = None
+        self.left_bytes: int | None = None
 
     def is_last_step(self) -> bool:
         return self.crash_at == self.steps + 1
@@ -171,10 +172,10 @@ class SimulatedFiles:
         self.step()
         if path in self.names_now:
             raise FileExistsError(17, "file exists", str(path))
-        if self.free_bytes is not None:
-            if size > self.free_bytes:
+        if self.left_bytes is not None:
+            if size > self.left_bytes:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-            self.free_bytes -= size
+            self.left_bytes -= size
         inode = Inode(bytearray(size), bytearray(size))
         self._record((path, inode, True))
         return SimulatedFile(self, inode)
@@ -193,8 +194,8 @@ class SimulatedFiles:
     def remove(self, path: Path) -> None:
         self.step()
         inode = self._inode(path)
-        if self.free_bytes is not None:
-            self.free_bytes += len(inode.data)
+        if self.left_bytes is not None:
+            self.left_bytes += len(inode.data)
         self._record((path, inode, False))
 
     def sync(self, files: Sequence[File]) -> None:
@@ -212,3 +213,6 @@ class SimulatedFiles:
         for change in [each for each in self.changes if each[0].parent == path]:
             change_name(self.names_durable, *change)
             self.changes.remove(change)
+
+    def free_bytes(self, _directory: Path) -> int:
+        return sys.maxsize if self.left_bytes is None else self.left_bytes

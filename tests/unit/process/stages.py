@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from walle.core.node import Recovered
+from walle.limits import MIB
 from walle.process import mail
 
 if TYPE_CHECKING:
@@ -54,8 +55,25 @@ class Disk:
         self.is_dirty = True
         self.has_unconfirmed = False
 
+    def drop_spare(self) -> None:
+        self.done.append("drop spare")
+
     def close(self) -> None:
         self.done.append("close")
+
+
+class Room:
+    """In place of the reserve: a disk that has as much space as a test says."""
+
+    reserve_bytes, resume_bytes = 256 * MIB, 320 * MIB
+
+    def __init__(self) -> None:
+        self.looks = 0
+        self.left_bytes = 1_000 * MIB
+        self.has_space = self.has_reserve = True
+
+    def look(self) -> None:
+        self.looks += 1
 
 
 def mails(ring: Ring) -> list[tuple[Destination, bytes, int]]:

@@ -7,7 +7,7 @@ from unittest.mock import patch
 
 import pytest
 
-from tests.unit.process.stages import Disk, Writing, mails
+from tests.unit.process.stages import Disk, Room, Writing, mails
 from walle import frame
 from walle.core import effects
 from walle.core.effects import ReadRecords, Send
@@ -17,15 +17,16 @@ from walle.ids import NO_WRITER, ORIGIN
 from walle.limits import (
     CONFIRM_MS,
     FETCH_BYTES_MAX,
+    MIB,
     NS_PER_MS,
     READ_ROUND_BYTES,
     READS_QUEUED_SESSION_MAX,
 )
 from walle.messages import Failure, FetchReply, PutReply
-from walle.process import mail, orders
+from walle.process import mail, orders, storage
 from walle.process.mail import Destination
 from walle.process.storage import Storage
-from walle.ring.region import SYNCED, Region
+from walle.ring.region import FREE_BYTES, HAS_RESERVE, HAS_SPACE, SYNCED, Region
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,7 +46,9 @@ class Stage:
         self.disk = Disk(lambda read: [RECORDS[: read.bytes_max]])
         loop: Any = Writing()
         store: Any = self.disk
-        self.storage = Storage(loop, self.region, store)
+        self.room = Room()
+        reserve: Any = self.room
+        self.storage = Storage(loop, self.region, store, reserve)
         self._loop = loop
         self._sequence = 0
 
@@ -221,3 +224,46 @@ def test_reads_of_a_session_that_has_ended_are_not_carried_out(stage: Stage) -> 
     stage.storage.do_work()
     assert stage.sent() == [(10, FETCH_BYTES_MAX)]
     assert stage.region.counters[SYNCED] == 1
+
+
+def test_others_are_told_whether_there_is_space_and_operators_when_that_changes(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    for has_space, has_reserve, left_bytes, told in (
+        (True, True, 256 * MIB, []),
+        (False, True, 255 * MIB, ["the disk is full: 255 MiB are free, less than disk_reserve"]),
+        (False, True, 10 * MIB, []),
+        (False, False, 0, ["the disk has no space left at all"]),
+        (True, True, 320 * MIB, ["the disk has space again: 320 MiB are free"]),
+    ):
+        stage.room.has_space, stage.room.has_reserve = has_space, has_reserve
+        stage.room.left_bytes = left_bytes
+        caplog.clear()
+        stage.storage.do_work()
+        counters = stage.region.counters
+        assert (counters[HAS_SPACE], counters[HAS_RESERVE]) == (has_space, has_reserve)
+        assert counters[FREE_BYTES] == left_bytes
+        assert len(caplog.messages) == len(told)
+        assert all(
+            text.startswith(start) for text, start in zip(caplog.messages, told, strict=True)
+        )
+
+
+def test_disk_is_looked_at_again_after_a_while(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [10**15]
+    monkeypatch.setattr(storage, "now_ns", lambda: now[0])
+    stage.storage.do_work()
+    looks = stage.room.looks
+    stage.storage.do_work()
+    assert stage.room.looks == looks
+    now[0] += storage.LOOK_MS * NS_PER_MS
+    stage.storage.do_work()
+    assert stage.room.looks == looks + 1
+    assert "drop spare" not in stage.disk.done
+    stage.room.has_space = False
+    now[0] += storage.LOOK_MS * NS_PER_MS
+    stage.storage.do_work()
+    assert stage.disk.done[-1] == "drop spare"

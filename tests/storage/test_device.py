@@ -1,0 +1,58 @@
+"""What is on the device counts, not what is in memory: a write may have been lost on the way."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.mounts import image_of, mounted_image
+from tests.storage.model import Driver, read_action, read_bytes
+from walle.limits import MIB
+from walle.storage.store import Store
+from walle.storage.vfs import RealFiles
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    with mounted_image(tmp_path / "disk", 32 * MIB) as path:
+        yield path
+
+
+def lose(disk: Path, written: bytes) -> None:
+    """The device has zeros where these bytes should be. The system does not know."""
+    with image_of(disk).open("r+b") as image:
+        place = image.read().index(written)
+        image.seek(place)
+        image.write(bytes(len(written)))
+
+
+def test_reload_reads_from_the_device(disk: Path) -> None:
+    files = RealFiles()
+    file = files.create(disk / "a", MIB)
+    written = os.urandom(4_096)
+    file.write([written], 8_192)
+    files.sync([file])
+    lose(disk, written)
+    assert os.pread(file.fd, 4_096, 8_192) == written
+    file.reload(0)
+    assert os.pread(file.fd, 4_096, 8_192) == bytes(4_096)
+    file.close()
+
+
+def test_opening_finds_what_the_device_has(disk: Path) -> None:
+    driver = Driver(Store(disk / "data", RealFiles()))
+    driver.create(5)
+    driver.append(5, [100, 200, 300], is_accepted=True)
+    driver.store.sync()
+    last = read_bytes(driver.store, read_action(5, 3))
+    lose(disk, last)
+    assert read_bytes(driver.store, read_action(5, 3)) == last
+    driver.store.close()
+    (state,) = Store(disk / "data", RealFiles()).recovered().states
+    assert state.history.tail.entry_id == 2
