@@ -12,7 +12,8 @@
     │   ├── StreamExists        the name is taken, with other settings
     │   └── WrongCluster        the node belongs to another cluster, or is another node
     ├── Unavailable             no majority, no node, or no answer before the deadline
-    │   └── Busy                at a bound; nothing was done, repeat later
+    │   ├── Busy                at a bound; nothing was done, repeat later
+    │   └── DiskFull            no space for entries; nothing was done, repeat when there is
     ├── WriterLost              a newer writer claimed the stream; carries the put's outcome
     └── LeaseExpired            the read lease lapsed before the guarded section ended
 
@@ -48,6 +49,7 @@ class Code(IntEnum):
     DAMAGED = 13  # the member cannot vouch for its tail
     TRIMMED = 14  # before the stream's first entry
     DIVERGED = 15  # it would change a committed entry: refused, and an alarm for the operator
+    NO_SPACE = 16  # the node's disk is full: it takes no entries until space is free again
 
 
 def code_name(code: int) -> str:
@@ -166,6 +168,11 @@ class Busy(Unavailable):
     """A bound is reached. Nothing was done."""
 
 
+class DiskFull(Unavailable):
+    """Nodes have no space for entries on their disks. What raised this was not done; it can be
+    once space is free there."""
+
+
 class WriterLost(WalleError):
     """Another writer claimed the stream.
 
@@ -220,5 +227,7 @@ def error_for(code: Code, text: str) -> WalleError:
         return Busy(text)
     if code is Code.UNAVAILABLE:
         return Unavailable(text)
+    if code is Code.NO_SPACE:
+        return DiskFull(text)
     refusal = _REFUSALS.get(code)
     return refusal(text) if refusal else Refused(text, code)

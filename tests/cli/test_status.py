@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.clusters import ROLES, DevNodes, wait_until
+from walle.limits import DISK_RESERVE_BYTES_DEFAULT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,11 +27,15 @@ def test_status_as_json(nodes: DevNodes, stream: str) -> None:
     assert len(bytes.fromhex(status["cluster"])) == 16
     assert [node["id"] for node in status["nodes"]] == nodes.names
     for node, address in zip(status["nodes"], nodes.addresses, strict=True):
-        assert set(node) == {"id", "address", "up", "pid", "children", "streams"}
+        assert set(node) == {
+            *("id", "address", "up", "pid", "children", "streams", "has_space", "free_bytes")
+        }
         assert node["address"] == address
         assert node["up"] is True
         assert node["pid"] == nodes.supervisor(node["id"])
         assert node["children"] == {role: nodes.child(node["id"], role) for role in ROLES}
+        assert node["has_space"] is True
+        assert node["free_bytes"] > DISK_RESERVE_BYTES_DEFAULT
         assert {"/cluster", stream} <= set(node["streams"])
     found = stream_of(status, stream)
     assert set(found) == {
@@ -105,6 +110,7 @@ def test_a_dead_node_is_told_and_what_it_lacks_after(nodes: DevNodes, stream: st
     assert [node["up"] for node in status["nodes"]] == [True, True, False]
     dead = status["nodes"][2]
     assert (dead["pid"], dead["children"], dead["streams"]) == (None, {}, [])
+    assert (dead["has_space"], dead["free_bytes"]) == (None, None)
     member = stream_of(status, stream)["members"][2]
     assert (member["up"], member["committed_id"], member["gaps"]) == (False, None, None)
     assert "down" in nodes.cli("status").decode()

@@ -284,7 +284,7 @@ class Stage:
             case Fetch():
                 member.reading.fetch(sender, request_id, message)
             case AskWriter():
-                member.answer_who(sender, request_id, message)
+                member.adoption.answer(sender, request_id, message)
             case Adopt():
                 member.joining.adopt(StreamTopology(*message[2:]))
                 member.joining.adopted(sender, request_id)

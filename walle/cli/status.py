@@ -18,6 +18,7 @@ from walle.cli.common import (
     run_client,
 )
 from walle.errors import WalleError
+from walle.limits import MIB
 from walle.messages import StreamSettings
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def status(connect: str, *, as_json: bool) -> None:
     table = new_table("NODE", "ADDRESS", "STATE", "PID", "STREAMS")
     for node in found["nodes"]:
         about = (str(node["pid"]), str(len(node["streams"]))) if node["up"] else ()
-        table.add_row(node["id"], node["address"], _describe_up(node), *about)
+        table.add_row(node["id"], node["address"], _describe_node_state(node), *about)
     out.print(table)
     for stream in found["streams"]:
         out.print()
@@ -97,6 +98,12 @@ def describe_settings(settings: dict[str, Any]) -> str:
 
 def _describe_up(what: dict[str, Any]) -> Text:
     return Text("up", "green") if what["up"] else Text("down", "red")
+
+
+def _describe_node_state(node: dict[str, Any]) -> Text:
+    if not node["up"] or node["has_space"]:
+        return _describe_up(node)
+    return Text(f"disk full: {node['free_bytes'] // MIB} MiB free", "red")
 
 
 def _describe_entries(stream: dict[str, Any]) -> str:
@@ -162,6 +169,8 @@ def _describe_node(node_id: str, address: str, told: dict[str, Any] | None) -> d
         "up": told is not None,
         "pid": told["pid"] if told else None,
         "children": told["children"] if told else {},
+        "has_space": told["has_space"] if told else None,
+        "free_bytes": told["free_bytes"] if told else None,
         "streams": [each["name"] for each in told["streams"]] if told else [],
     }
 

@@ -15,6 +15,7 @@ from walle.core.pipeline import Pipeline
 from walle.core.topology import StreamTopology
 from walle.errors import (
     Busy,
+    DiskFull,
     LeaseExpired,
     LocalProtocolError,
     Outcome,
@@ -107,6 +108,8 @@ class Writer:
 
         Raises:
             Busy: too much is in flight; nothing was done. `await drain()` first.
+            DiskFull: too many members have no space on their disks; nothing was done. What is in
+                flight stays so, and becomes durable once there is space; puts are then taken again.
             WriterLost: another writer has claimed the stream.
             LocalProtocolError: the data is too large for an entry, or the claim's block has ended.
         """
@@ -118,6 +121,7 @@ class Writer:
         if self._is_closing:
             raise LocalProtocolError(f"the writer of {self.stream} is closed")
         self._check_not_lost()
+        self._check_space()
         if self._unsent_bytes + self._encoder.size > PIPELINE_BYTES_MAX:
             raise Busy(f"{PIPELINE_BYTES_MAX} bytes wait to be sent; `await writer.drain()` first")
         if len(self._waiting) >= UNCOMMITTED_ENTRIES_MAX:
@@ -138,9 +142,11 @@ class Writer:
 
         Raises:
             WriterLost: another writer has claimed the stream.
+            DiskFull: as for `put`.
         """
         while not self.has_room:
             self._check_not_lost()
+            self._check_space()
             await self._next_progress()
 
     @property
@@ -190,8 +196,10 @@ class Writer:
 
         Raises:
             WriterLost: another writer claimed the stream, and a put is not durable, or may not be.
+            DiskFull: that is not known before there is space on the members' disks.
         """
         while self._waiting:
+            self._check_space(f"; outcome of what is in flight: {Outcome.UNKNOWN.value}")
             await self._next_progress()
         if self._not_durable is not None:
             raise self._not_durable
@@ -361,6 +369,14 @@ class Writer:
                 future.exception()
         self._waiting.clear()
         self._progress.set()
+
+    def _check_space(self, also: str = "") -> None:
+        full = self._pipeline.full and self._pipeline.blocked_by(now_ns())
+        if full:
+            raise DiskFull(
+                f"no majority of the members of {self.stream} has space for entries: the disks of "
+                f"{', '.join(full)} are full; free space there{also}"
+            )
 
     # --- loss -------------------------------------------------------------------------------------
 

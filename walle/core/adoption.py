@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from walle.errors import Code
 from walle.limits import ADOPTION_COUNT_MAX, REORDER_BYTES_MAX
-from walle.messages import AskWriter
+from walle.messages import AskWriter, AskWriterReply
 
 if TYPE_CHECKING:
     from walle.core.context import Context
     from walle.core.effects import Address
     from walle.core.member import Member
     from walle.ids import Position, WriterId
-    from walle.messages import AskWriterReply, Put
+    from walle.messages import Put
     from walle.record import Batch
 
 ASK_MS = 2_000
@@ -82,6 +82,24 @@ class Adoption:
             until_ns=self._context.after_ms(ASK_MS),
             on_end=lambda: self._adopt(None),
         )
+
+    def answer(self, sender: Address, request_id: int, ask: AskWriter) -> None:
+        """Whom this member has promised and how far it is: for adoption, status, reads."""
+        member = self._member
+        reply = AskWriterReply(
+            member.stream_id,
+            member.admit_version(ask.version),
+            member.topology.version,
+            member.promise.writer,
+            member.promise.address,
+            member.promise.lease_ms,
+            member.lease.remaining_ms(self._context.now_ns),
+            member.accepted,
+            member.history.tail,
+            member.history.committed,
+            int(member.is_damaged),
+        )
+        member.answer(sender, request_id, reply)
 
     def _adopt(self, answer: AskWriterReply | None) -> None:
         """Adopts the highest promise of a majority, then goes on with the puts that waited."""

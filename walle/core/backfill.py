@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 FETCH_MS = 2_000
 PAUSE_MS = 200
+FULL_PAUSE_MS = 1_000
 STUCK_MS_MAX = 60_000
 
 
@@ -51,7 +52,10 @@ class Backfill:
         if self._is_fetching or position is None or gap is None or not self._member.is_named:
             return
         if self._context.timers.is_set(("backfill", self._member.stream_id)):
-            return  # no source has what is next: it pauses, whatever else happens
+            return  # no source has what is next, or no space: it pauses, whatever else happens
+        if not self._member.has_space:
+            self._pause(FULL_PAUSE_MS)
+            return
         self._is_fetching = True
         self._progress_ns = self._progress_ns or self._context.now_ns
         end = gap[1].start
@@ -104,8 +108,11 @@ class Backfill:
             len(self._without) == len(self._sources) or stuck_ns > STUCK_MS_MAX * NS_PER_MS
         ):
             self._drop_fill()
+        self._pause(PAUSE_MS)
+
+    def _pause(self, ms: float) -> None:
         self._context.timers.set(
-            ("backfill", self._member.stream_id), self._context.after_ms(PAUSE_MS), self.start
+            ("backfill", self._member.stream_id), self._context.after_ms(ms), self.start
         )
 
     def _add(self, batch: Batch) -> None:

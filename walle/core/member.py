@@ -23,7 +23,7 @@ from walle.core.reorder import EarlyPut, ReorderQueue
 from walle.core.syncing import Syncing
 from walle.core.watching import Watching
 from walle.errors import Code, invariant
-from walle.ids import NO_WRITER, ORIGIN, Position, WriterId
+from walle.ids import NO_WRITER, ORIGIN, STREAM_CLUSTER, Position, WriterId
 from walle.limits import (
     COMMITTED_LAG_ENTRIES_MAX,
     ENTRY_ID_MAX,
@@ -32,8 +32,6 @@ from walle.limits import (
     UNCOMMITTED_ENTRIES_MAX,
 )
 from walle.messages import (
-    AskWriter,
-    AskWriterReply,
     Fetch,
     FetchReply,
     NewWriter,
@@ -160,6 +158,11 @@ class Member:
         """The other members, old and new."""
         return [node for node in self.topology.everyone if node != self.context.node_id]
 
+    @property
+    def has_space(self) -> bool:
+        """Whether the disk has room for entries; a reserve is kept for those of `/cluster`."""
+        return self.context.has_space or self.stream_id == STREAM_CLUSTER
+
     # --- admission --------------------------------------------------------------------------------
 
     def admit_version(self, version: int) -> Code:
@@ -259,6 +262,8 @@ class Member:
             self._take_reordered()
         elif code is Code.CONFLICT:
             # The predecessor is missing, even if another entry has its id.
+            if not self.has_space:
+                return Code.NO_SPACE
             self._reordered.add(EarlyPut(sender, request_id, put, batch))
             code = Code.OK
         return code
@@ -284,6 +289,8 @@ class Member:
                 history.committed.entry_id + UNCOMMITTED_ENTRIES_MAX
             ):
                 return Code.BUSY
+            if not self.has_space:
+                return Code.NO_SPACE
         if self.accepted < writer and uncommitted:
             self.truncate(last_held)
         if held < batch.count:
@@ -402,6 +409,10 @@ class Member:
         missing, writer = self._missing, self.promise.writer
         invariant(missing is not None, "the alarm of a jump ends with what is missing")
         assert missing is not None  # noqa: S101 - for the type checker
+        if not self.has_space:
+            self.reading.on_full()
+            self._set_jump_alarm(REPEAT_JUMP_MS)
+            return
         early = self._reordered.holding(missing)
         if early is not None:
             self.jump_to(missing, early.batch, writer)
@@ -489,7 +500,11 @@ class Member:
             return
         if self.history.holds(committed):
             self.advance(committed)
-        elif committed.entry_id > self.history.committed.entry_id and not self._learning:
+        elif committed.entry_id <= self.history.committed.entry_id:
+            return
+        elif not self.has_space:
+            self.reading.on_full()
+        elif not self._learning:
             self._learning = True
 
             def on_record(batch: Batch) -> None:
@@ -500,24 +515,6 @@ class Member:
                 self._learning = False
 
             self.fetch_one(committed, on_record, on_end)
-
-    def answer_who(self, sender: Address, request_id: int, ask: AskWriter) -> None:
-        """Whom this member has promised and how far it is, for adoption, status and reads."""
-        code = self.admit_version(ask.version)
-        reply = AskWriterReply(
-            self.stream_id,
-            code,
-            self.topology.version,
-            self.promise.writer,
-            self.promise.address,
-            self.promise.lease_ms,
-            self.lease.remaining_ms(self.context.now_ns),
-            self.accepted,
-            self.history.tail,
-            self.history.committed,
-            int(self.is_damaged),
-        )
-        self.answer(sender, request_id, reply)
 
     # --- claim ------------------------------------------------------------------------------------
 

@@ -227,7 +227,7 @@ class Node:
             ReadTail: self._to_member(Member.read_tail),
             Sync: self._to_member(_sync),
             Stamp: self._to_member(Member.stamp),
-            AskWriter: self._to_member(Member.answer_who),
+            AskWriter: self._to_member(lambda member, *asked: member.adoption.answer(*asked)),
             Fetch: lambda sender, rid, m: self._with_member(
                 sender, rid, m, lambda member: member.reading.fetch(sender, rid, m)
             ),
@@ -510,6 +510,7 @@ class Node:
                 {"id": node.node_id, "address": node.address, "identity": node.identity.hex()}
                 for node in self.cluster.nodes.values()
             ],
+            "has_space": self.context.has_space,
             **self._describe_process(),
         }
 

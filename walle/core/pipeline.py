@@ -37,6 +37,8 @@ RESEND_MS = 1_000
 RETAINED_BYTES_MAX = MEMBER_BACKLOG_BYTES_MAX
 """How much that is committed stays in the window for members that have not acknowledged it."""
 SENDINGS_REMEMBERED_PER_LEASE = 64
+STALLED_MS = 3_000
+"""After so long without a commit, full disks are taken for the reason if there are any."""
 
 
 class Outgoing(NamedTuple):
@@ -85,6 +87,9 @@ class Pipeline:
 
     Args:
         tail: where the claim found the stream's history to end; all of it is committed.
+
+    full: the members whose disks have no space, and the last entry they held when they said so.
+        They are sent heartbeats and, to see whether there is space again, one batch at a time.
     """
 
     def __init__(
@@ -105,6 +110,7 @@ class Pipeline:
         self.lost: PutReply | None = None
         self.stale_version = 0
         self.mark = 0
+        self.full: dict[str, int] = {}
         self._window: deque[Batch] = deque()
         self._window_start = 0  # the number of the first batch in the window
         self._window_bytes = 0
@@ -114,6 +120,7 @@ class Pipeline:
         self._sendings: deque[tuple[int, int]] = deque()  # (first transmission, sent ns), sampled
         self._exclusive_until_ns = 0
         self._begun_ns = 0
+        self._progress_ns = 0
         self._outgoing: list[Outgoing] = []
         self._links = {node: Link(0) for node in topology.everyone}
 
@@ -144,6 +151,16 @@ class Pipeline:
         """Until when the writer may call itself exclusive, on the clock given as `now_ns`."""
         return self._exclusive_until_ns
 
+    def blocked_by(self, now_ns: int) -> list[str]:
+        """The members whose full disks keep what is in flight from a majority; none if one can be
+        had."""
+        if not self.full or self.committed == self.tail:
+            return []
+        is_stalled = now_ns >= self._progress_ns + STALLED_MS * NS_PER_MS
+        if is_stalled or not quorum.can_be_majority(self.topology, self.full):
+            return sorted(self.full)
+        return []
+
     def uncommitted(self) -> list[Batch]:
         """The batches that are in flight, oldest first."""
         return list(self._window)[self._committed_count :]
@@ -158,6 +175,8 @@ class Pipeline:
     def put(self, batch: Batch, now_ns: int) -> None:
         """Sends the next entries to every member that keeps up."""
         invariant(batch.before == self.tail, "a put builds on the tail", tail=self.tail)
+        if self.committed == self.tail:
+            self._progress_ns = now_ns
         self.tail = batch.last
         self._window.append(batch)
         self._window_bytes += batch.payload.size
@@ -200,6 +219,7 @@ class Pipeline:
         self.stale_version = self.mark = 0  # marks are made anew under each version
         self._exclusive_until_ns, self._begun_ns = 0, now_ns
         ready = {node for node, link in self._links.items() if link.is_ready}
+        self.full.clear()
         self._links = {node: Link(self._window_start) for node in topology.everyone}
         for node in topology.everyone:
             if node in ready:
@@ -220,6 +240,8 @@ class Pipeline:
                 self.mark = max(self.mark, reply.mark)
                 self._on_acknowledged(node, link, reply, now_ns)
         else:
+            if reply.code == Code.NO_SPACE:
+                self.full[node] = reply.held.entry_id
             ms = RETRY_MS if reply.code == Code.BUSY else RESEND_MS
             link.retry_ns = link.retry_ns or now_ns + ms * NS_PER_MS
 
@@ -291,7 +313,8 @@ class Pipeline:
             return
         link.next = max(link.next, self._window_start)
         end = self._window_start + len(self._window)
-        while link.next < end and link.unacknowledged_bytes < MEMBER_BACKLOG_BYTES_MAX:
+        bytes_max = 1 if node in self.full else MEMBER_BACKLOG_BYTES_MAX
+        while link.next < end and link.unacknowledged_bytes < bytes_max:
             batch = self._window[link.next - self._window_start]
             if not link.unacknowledged_bytes:
                 link.progress_ns = now_ns
@@ -330,6 +353,8 @@ class Pipeline:
         if held_id > link.held_id:
             link.held_id = held_id
             link.progress_ns = now_ns
+            if held_id > self.full.get(node, held_id):
+                del self.full[node]
             while link.in_flight and link.in_flight[0][0] <= held_id:
                 link.unacknowledged_bytes -= link.in_flight.popleft()[1]
             link.acknowledged = max(link.acknowledged, self._window_start)
@@ -340,7 +365,10 @@ class Pipeline:
             ):
                 link.acknowledged += 1
             link.next = max(link.next, link.acknowledged)
+            committed = self.committed
             self._advance()
+            if self.committed != committed:
+                self._progress_ns = now_ns
         self._feed(node, link, now_ns)
 
     def _count_lease(self) -> None:

@@ -16,7 +16,7 @@ class SharedQuestion(Generic[T]):
     An answer must not be older than the request that it serves: whoever asks while the question
     is under way gets the answer to the next one.
 
-    put: puts the question, and calls its argument once, with the answer.
+    put: puts the question, and calls its argument with the answer; with a better one again.
     """
 
     def __init__(self, put: Callable[[Callable[[T], None]], None]) -> None:
@@ -31,12 +31,14 @@ class SharedQuestion(Generic[T]):
             self._begin()
 
     def _begin(self) -> None:
-        self._asked, self._next = self._next, []
-        self._put(self._on_answer)
+        asked = self._asked = self._next
+        self._next = []
+        self._put(lambda answer: self._on_answer(asked, answer))
 
-    def _on_answer(self, answer: T) -> None:
-        asked, self._asked = self._asked, []
-        if self._next:
-            self._begin()
+    def _on_answer(self, asked: list[Callable[[T], None]], answer: T) -> None:
+        if asked is self._asked:
+            self._asked = []
+            if self._next:
+                self._begin()
         for then in asked:
             then(answer)

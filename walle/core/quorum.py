@@ -39,6 +39,21 @@ def majority_value(topology: StreamTopology, values: Mapping[str, int]) -> int:
     )
 
 
+def majority_bound(topology: StreamTopology, values: Mapping[str, int]) -> int | None:
+    """The lowest value that no member of some majority exceeds; None: no majority has values.
+
+    values: by node id.
+    """
+    if not is_majority(topology, values):
+        return None
+    return max(
+        sorted(values[member] for member in members if member in values)[
+            majority_size(len(members)) - 1
+        ]
+        for members in _sets(topology)
+    )
+
+
 def can_be_majority(topology: StreamTopology, without: Collection[str]) -> bool:
     """Whether the members but those in `without` could still make a majority."""
     return is_majority(topology, [node for node in topology.everyone if node not in without])

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from walle.core import effects
+from walle.core import effects, quorum
 from walle.core.effects import Send
 from walle.core.question import SharedQuestion
 from walle.errors import Code
@@ -59,6 +59,7 @@ class Reading:
         self._waiting: dict[int, Waiting] = {}
         self._count = 0
         self._tails: SharedQuestion[int | None] = SharedQuestion(self._ask_tails)
+        self._late_call: Call | None = None
 
     def read(self, sender: Address, request_id: int, read: Read) -> None:
         """Answers a Read: at once, or when what it waits for is committed."""
@@ -80,6 +81,17 @@ class Reading:
         for waiting in [*self._waiting.values()]:
             if waiting.entry_id is not None and waiting.entry_id <= committed_id:
                 self._go_on(waiting)
+
+    def on_full(self) -> None:
+        """What is committed cannot be taken, for want of space: who waits for it must ask another
+        member."""
+        node, member = self._context.node_id, self._member
+        held_id = member.history.committed.entry_id
+        text = f"the disk of {node} is full: it lacks what follows entry {held_id} of {member.name}"
+        for waiting in [*self._waiting.values()]:
+            if waiting.entry_id is not None:
+                self._end(waiting)
+                self._context.send(waiting.sender, Failure(Code.NO_SPACE, text), waiting.request_id)
 
     # --- waiting ----------------------------------------------------------------------------------
 
@@ -167,21 +179,44 @@ class Reading:
         )
 
     def _ask_tails(self, then: Callable[[int | None], None]) -> None:
-        """The highest tail of a majority; None: no majority answered."""
+        """The highest tail of a majority; None: no majority answered.
 
-        member = self._member
+        What was acknowledged is at some member of every majority, so the one that shows least will
+        do: a later answer may better it. For what one member holds is never committed while the
+        disks of the others are full.
+        """
+        member, topology = self._member, self._member.topology
+        answers: dict[str, AskWriterReply] = {}
 
-        def on_majority(answers: dict[str, AskWriterReply]) -> None:
+        def tail_id() -> int | None:
+            tails = {node: answer.tail.entry_id for node, answer in answers.items()}
+            return quorum.majority_bound(topology, tails)
+
+        def on_reply(node: str, reply: Message, _batch: Batch | None) -> None:
+            if not isinstance(reply, AskWriterReply) or reply.code != Code.OK or reply.is_damaged:
+                return
+            answers[node] = reply
+            wanted_id = tail_id()
+            if wanted_id is None:
+                return
+            if self._late_call is not None and self._late_call is not call:
+                self._late_call.finish()  # one question at a time has its last answers waited for
+            self._late_call = call
+            then(wanted_id)
             member.learn_committed(max(answer.committed for answer in answers.values()))
-            then(max(answer.tail.entry_id for answer in answers.values()))
+            if wanted_id <= member.history.committed.entry_id:
+                call.finish()
 
-        self._context.calls.ask_majority(
-            member.topology,
-            AskWriter(member.stream_id, member.topology.version),
-            on_majority,
+        def on_end() -> None:
+            if tail_id() is None:
+                then(None)
+
+        call = self._context.calls.ask(
+            topology.everyone,
+            AskWriter(member.stream_id, topology.version),
+            on_reply,
             until_ns=self._context.after_ms(LINEARIZE_MS),
-            on_end=lambda: then(None),
-            counts=lambda answer: not answer.is_damaged,
+            on_end=on_end,
         )
 
     # --- the answer -------------------------------------------------------------------------------

@@ -81,6 +81,9 @@ class Relay:
             self._answer(sender, request_id, put, Code.BUSY)
             return
         if batch is not None and batch.before == pipeline.tail:
+            if pipeline.blocked_by(self._context.now_ns):
+                self._answer(sender, request_id, put, Code.NO_SPACE)
+                return
             self._writer.put(batch.detach())
         elif batch is not None and batch.last_id > pipeline.tail.entry_id:
             self._answer(sender, request_id, put, Code.CONFLICT)
@@ -113,6 +116,8 @@ class Relay:
         if pipeline.stale_version:
             self._end(Code.STALE_VERSION)
             return
+        if pipeline.blocked_by(self._context.now_ns):
+            self._refuse_entries()
         acknowledged = pipeline.acknowledged_transmission
         while self._pending:
             first = self._pending[0]
@@ -120,6 +125,17 @@ class Relay:
                 break
             self._pending.popleft()
             self._answer(first.sender, first.request_id, first.put, Code.OK)
+
+    def _refuse_entries(self) -> None:
+        """No majority has space for entries, and heartbeats must not wait behind them. What the
+        members were sent stays in flight; the client sends it again, and hears what has become of
+        it."""
+        pending, self._pending = self._pending, deque()
+        for each in pending:
+            if each.last_id > self._writer.pipeline.committed.entry_id:
+                self._answer(each.sender, each.request_id, each.put, Code.NO_SPACE)
+            else:
+                self._pending.append(each)
 
     def _answer_all(self, code: Code) -> None:
         while self._pending:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from walle.errors import Code
+from walle.ids import STREAM_CLUSTER
 from walle.limits import ENTRY_ID_MAX, FETCH_BYTES_MAX
 from walle.messages import Fetch, FetchReply, Sync, SyncReply
 
@@ -66,6 +67,8 @@ class Syncing:
             self._fetch(message)
         elif not message.jump or base.entry_id <= history.committed.entry_id:
             self._end(message, Code.CONFLICT)
+        elif not self._has_room:
+            self._end(message, Code.NO_SPACE)
         else:
             member.fetch_one(
                 base,
@@ -80,6 +83,11 @@ class Syncing:
         if code is Code.OK and self._member.accepted >= message.writer:
             return Code.NOT_PROMISED  # already stamped: its tail is the writer's now
         return code
+
+    @property
+    def _has_room(self) -> bool:
+        """Whether records may be fetched, on a full disk into the reserve."""
+        return self._context.has_reserve or self._member.stream_id == STREAM_CLUSTER
 
     def _is_under_way(self, message: Sync) -> bool:
         return self._under_way is not None and self._under_way.sync == message
@@ -107,6 +115,9 @@ class Syncing:
             return
         if tail.entry_id >= message.tail.entry_id:
             self._end(message, Code.CONFLICT)
+            return
+        if not self._has_room:
+            self._end(message, Code.NO_SPACE)
             return
 
         def on_reply(_node: str, reply: Message, batch: Batch | None) -> None:

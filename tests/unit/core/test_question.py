@@ -64,3 +64,15 @@ def test_question_may_be_answered_at_once() -> None:
     question.ask(heard.append)
     question.ask(heard.append)
     assert heard == [0, 1]
+
+
+def test_better_answer_reaches_those_who_had_the_first_and_nobody_else() -> None:
+    desk = Desk()
+    desk.ask("a")
+    answer = desk.put[0]
+    desk.answer(3)
+    desk.ask("b")
+    answer(2)
+    assert desk.heard == [("a", 3), ("a", 2)]
+    desk.answer(1)
+    assert desk.heard[-1] == ("b", 1)

@@ -77,3 +77,15 @@ def test_strangers_count_for_nothing() -> None:
     assert not quorum.is_majority(topology, ["a", "x", "y", "z"])
     assert quorum.majority_value(topology, {"a": 5, "x": 9, "y": 9}) == 0
     assert quorum.can_be_majority(topology, ["x", "y", "z", "c"])
+
+
+@given(TOPOLOGIES, VALUES)
+def test_majority_bound_is_the_lowest_value_that_some_majority_does_not_exceed(
+    topology: StreamTopology, values: dict[str, int]
+) -> None:
+    bounds = [
+        value
+        for value in range(6)
+        if has_majority(topology, [node for node, found in values.items() if found <= value])
+    ]
+    assert quorum.majority_bound(topology, values) == min(bounds, default=None)

@@ -202,3 +202,34 @@ def test_member_that_cannot_answer_is_waited_for() -> None:
     bench.pass_ms(LEASE_MS_MIN)
     bench.acknowledge("n1", "n2", held_id=3)
     assert bench.told() == [(41, Code.OK, TRUTH.at(3))]
+
+
+def test_full_disks_are_told_and_hold_up_no_heartbeat() -> None:
+    bench = RelayBench()
+    bench.put(41, 3, 4)
+    bench.acknowledge("n1", "n2", code=Code.NO_SPACE)
+    assert bench.told() == [(41, Code.NO_SPACE, TRUTH.at(2))]
+    bench.put(42)
+    bench.acknowledge("n1", "n2")
+    assert bench.told() == [(42, Code.OK, TRUTH.at(2))]
+    bench.put(43, 5)
+    assert bench.told() == [(43, Code.NO_SPACE, TRUTH.at(2))], "nothing more is put in flight"
+    bench.put(44, 3, 4)
+    assert bench.told() == [(44, Code.NO_SPACE, TRUTH.at(2))]
+
+
+def test_what_was_in_flight_becomes_durable_once_there_is_space() -> None:
+    bench = RelayBench()
+    bench.put(41, 3, 4)
+    bench.acknowledge("n1", "n2", code=Code.NO_SPACE)
+    for number in range(42, 42 + RESEND_MS // LEASE_MS_MIN):
+        bench.put(number)
+        bench.pass_ms(LEASE_MS_MIN)
+    bench.acknowledge("n1", "n3", held_id=4)
+    assert {code for _, code, _ in bench.told()} == {Code.NO_SPACE, Code.OK}
+    bench.put(90, 3, 4)
+    bench.acknowledge("n1", "n3", held_id=4)
+    assert bench.told() == [(90, Code.OK, TRUTH.at(4))]
+    bench.put(91, 5)
+    bench.acknowledge("n1", "n3", held_id=5)
+    assert bench.told() == [(91, Code.OK, TRUTH.at(5))]
