@@ -2,101 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 import fcntl
 import signal
 import time
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import pytest
 
-import walle
 from tests.clusters import ROLES, DevNodes, is_alive, wait_until
+from tests.process.load import LEASE_MS, STREAM, Load, check_history, run_under_load
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
-STREAM = "/failures"
-LEASE_MS = 1_000
 PAUSE_S_MAX = 1.0
 
 pytestmark = pytest.mark.slow
-
-
-class Load:
-    """A writer that puts numbered entries all the while, and what came of them."""
-
-    def __init__(self, writer: walle.Writer) -> None:
-        self._writer = writer
-        self.acknowledged: dict[int, bytes] = {}
-        self.longest_pause_s = 0.0
-
-    async def run(self) -> None:
-        """Puts for ever. A put that fails ends it."""
-        last_s = time.monotonic()
-        count = 0
-        while True:
-            data = b"entry %d" % count
-            position = await self._writer.put(data)
-            now_s = time.monotonic()
-            self.longest_pause_s = max(self.longest_pause_s, now_s - last_s)
-            last_s = now_s
-            self.acknowledged[position.entry_id] = data
-            count += 1
-            await asyncio.sleep(0.001)
-
-
-@asynccontextmanager
-async def loaded(nodes: DevNodes) -> AsyncIterator[Load]:
-    """A load on the stream for the length of the block; checks that no put failed."""
-    async with (
-        walle.connect(nodes.addresses) as client,
-        client.claim(STREAM, address="load", lease_ms=LEASE_MS) as writer,
-    ):
-        load = Load(writer)
-        task = asyncio.create_task(load.run())
-        await asyncio.sleep(0.2)
-        try:
-            yield load
-            await asyncio.sleep(0.2)
-            if task.done():
-                task.result()
-        finally:
-            task.cancel()
-
-
-def run_under_load(nodes: DevNodes, disturb: Callable[[], None]) -> Load:
-    """Disturbs the cluster while it is being written to."""
-
-    async def run() -> Load:
-        async with loaded(nodes) as load:
-            await asyncio.to_thread(disturb)
-        return load
-
-    return asyncio.run(run())
-
-
-def check_history(nodes: DevNodes, load: Load) -> None:
-    """Every acknowledged entry is there, in its place, at every member once its gaps are closed."""
-
-    def whole() -> bool:
-        stream = next(each for each in nodes.status()["streams"] if each["name"] == STREAM)
-        return all(
-            member["gaps"] == [] and member["committed_id"] == stream["committed_id"]
-            for member in stream["members"]
-        )
-
-    async def read(node: str) -> dict[int, bytes]:
-        async with walle.connect(nodes.addresses) as client:
-            return {entry.entry_id: entry.data async for entry in client.read(STREAM, node=node)}
-
-    wait_until(whole, "all members are whole")
-    histories = [asyncio.run(read(name)) for name in nodes.names]
-    assert all(history == histories[0] for history in histories), "the members differ"
-    for entry_id, data in load.acknowledged.items():
-        assert histories[0].get(entry_id) == data, f"entry {entry_id} was acknowledged and is lost"
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -107,7 +28,7 @@ def test_a_killed_child_takes_its_node_down_and_the_node_comes_back(
         nodes.cli("stream", "create", STREAM)
         before = nodes.tree("n2")
 
-        def kill() -> None:
+        def kill(_load: Load) -> None:
             nodes.signal([nodes.child("n2", role)], signal.SIGKILL)
             wait_until(
                 lambda: len(nodes.tree("n2")) == 4 and not set(nodes.tree("n2")[1:]) & set(before),
@@ -115,7 +36,7 @@ def test_a_killed_child_takes_its_node_down_and_the_node_comes_back(
             )
             wait_until(lambda: nodes.node_status("n2")["up"], "n2 answers")
 
-        load = run_under_load(nodes, kill)
+        load = run_under_load(nodes, kill, Load)
         assert load.longest_pause_s < PAUSE_S_MAX
         assert nodes.tree("n2")[0] == before[0], "the supervisor itself went on"
         assert not [pid for pid in before[1:] if is_alive(pid)]
@@ -127,7 +48,7 @@ def test_when_a_supervisor_is_killed_its_children_end_and_the_lock_is_free(tmp_p
         nodes.cli("stream", "create", STREAM)
         pids = nodes.tree("n2")
 
-        def kill() -> None:
+        def kill(_load: Load) -> None:
             nodes.signal(pids[:1], signal.SIGKILL)
             wait_until(lambda: not any(map(is_alive, pids[1:])), "its children are gone", 1.0)
             with (nodes.directory / "n2" / "lock").open() as lock:
@@ -136,7 +57,7 @@ def test_when_a_supervisor_is_killed_its_children_end_and_the_lock_is_free(tmp_p
             assert [node["up"] for node in status["nodes"]] == [True, False, True]
             nodes.start("n2")
 
-        load = run_under_load(nodes, kill)
+        load = run_under_load(nodes, kill, Load)
         assert load.longest_pause_s < PAUSE_S_MAX
         check_history(nodes, load)
 
@@ -146,12 +67,12 @@ def test_a_node_that_is_frozen_for_two_leases_does_not_stop_the_writer(tmp_path:
         nodes.cli("stream", "create", STREAM)
         pids = nodes.tree("n2")
 
-        def freeze() -> None:
+        def freeze(_load: Load) -> None:
             nodes.signal(pids, signal.SIGSTOP)
             time.sleep(2 * LEASE_MS / 1000)
             nodes.signal(pids, signal.SIGCONT)
 
-        load = run_under_load(nodes, freeze)
+        load = run_under_load(nodes, freeze, Load)
         assert load.longest_pause_s < PAUSE_S_MAX
         assert nodes.tree("n2") == pids, "it went on as it was"
         check_history(nodes, load)
@@ -161,13 +82,13 @@ def test_each_node_killed_in_turn_comes_back_whole(tmp_path: Path) -> None:
     with DevNodes(tmp_path) as nodes:
         nodes.cli("stream", "create", STREAM)
 
-        def kill_each() -> None:
+        def kill_each(_load: Load) -> None:
             for name in nodes.names:
                 nodes.kill(name)
                 time.sleep(0.3)
                 nodes.start(name)
 
-        load = run_under_load(nodes, kill_each)
+        load = run_under_load(nodes, kill_each, Load)
         assert load.longest_pause_s < PAUSE_S_MAX
         check_history(nodes, load)
 
