@@ -496,12 +496,10 @@ class Member:
 
     def learn_committed(self, committed: Position) -> None:
         """Another member's commit point, told without a writer's word: `accepted` stays."""
-        if committed.entry_id > ENTRY_ID_MAX:
+        if not self.history.committed.entry_id < committed.entry_id <= ENTRY_ID_MAX:
             return
         if self.history.holds(committed):
             self.advance(committed)
-        elif committed.entry_id <= self.history.committed.entry_id:
-            return
         elif not self.has_space:
             self.reading.on_full()
         elif not self._learning:

@@ -260,6 +260,16 @@ def test_who_waits_for_what_cannot_be_taken_is_sent_to_another_member(wait_ms: i
     assert text == "the disk of n1 is full: it lacks what follows entry 4 of /s"
 
 
+def test_who_waits_for_another_member_goes_on_waiting() -> None:
+    bench = full(TRUTH.with_gap(2, 6, 8))
+    ask(bench, 4)
+    bench.member.learn_committed(TRUTH.at(12))
+    assert bench.answers() == []
+    (asked,) = bench.asked(Read).values()
+    bench.reply(asked, ReadReply(STREAM, 1, TRUTH.at(8)), TRUTH.batch(4, 5))
+    assert bench.answers() == [ReadReply(STREAM, 1, TRUTH.at(8))]
+
+
 def test_linearizable_read_hears_from_the_others_that_it_is_in_the_wrong_place() -> None:
     bench = full()
     ask(bench, 1, linearizable=1)
