@@ -27,7 +27,7 @@ ROWS = (
     ("core",),
     ("storage", "ring"),
     ("process",),
-    ("supervisor", "client", "sync"),
+    ("data_directory", "supervisor", "client", "sync"),
     ("dev", "cli", "testing", "__main__", ""),
 )
 """Lowest first. "" is the package's own `__init__`."""

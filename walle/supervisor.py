@@ -10,11 +10,8 @@ process may still write, even when the supervisor was killed.
 
 from __future__ import annotations
 
-import fcntl
-import json
 import logging
 import os
-import secrets
 import signal
 import socket
 import sys
@@ -24,14 +21,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import setproctitle
 
 from walle.config import parse_address
+from walle.data_directory import DataDirectory
 from walle.errors import ConfigError
-from walle.ids import IDENTITY_SIZE
 from walle.process.child import HOPELESS, fork_child, run_consensus, run_network, run_storage
 from walle.ring.region import Region
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from walle.config import NodeConfig
 
 log = logging.getLogger("walle.supervisor")
@@ -61,72 +56,6 @@ def describe_status(status: int) -> str:
         return f"ended with status {status}"
     hint = " (by hand, or for want of memory)" if status == -signal.SIGKILL else ""
     return f"was killed by {signal.Signals(-status).name}{hint}"
-
-
-class DataDirectory:
-    """The node's directory: locked, and belonging to this node.
-
-    identity: random, made with the directory; a wiped node is another node.
-
-    Raises:
-        ConfigError: another process holds the lock, or the directory is another node's.
-    """
-
-    def __init__(self, config: NodeConfig) -> None:
-        path = config.data
-        path.mkdir(parents=True, exist_ok=True)
-        self.lock_fd = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(self.lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(self.lock_fd)
-            raise ConfigError(
-                "data", f"{path} is in use by another process; stop that node first"
-            ) from None
-        try:
-            self.identity = _load_identity(path / "node.json", config.node)
-        except BaseException:
-            os.close(self.lock_fd)
-            raise
-
-    def close(self) -> None:
-        """Gives up the lock, as far as this process holds it."""
-        os.close(self.lock_fd)
-
-
-def _load_identity(path: Path, node: str) -> bytes:
-    """The identity in the file; a new one, made durable, if there is no file."""
-    if not path.exists():
-        identity = secrets.token_bytes(IDENTITY_SIZE)
-        _write_durably(path, json.dumps({"node": node, "identity": identity.hex()}) + "\n")
-        return identity
-    try:
-        found = json.loads(path.read_text())
-        identity = bytes.fromhex(found["identity"])
-        owner = found["node"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError("data", f"{path} is no node's identity file: {error!r}") from error
-    if len(identity) != IDENTITY_SIZE:
-        raise ConfigError("data", f"{path} is no node's identity file: {len(identity)} bytes")
-    if owner != node:
-        raise ConfigError(
-            "data", f"{path.parent} belongs to node {owner}, not to {node}; check `node` and `data`"
-        )
-    return identity
-
-
-def _write_durably(path: Path, text: str) -> None:
-    temporary = path.with_suffix(".new")
-    with temporary.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(path)
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
 
 
 def listen(address: str) -> socket.socket:

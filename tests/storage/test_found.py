@@ -47,7 +47,7 @@ class Directory(Bench):
             return "doubt"
         if state.history.gaps():
             return "gap"
-        is_cut = state.history.tail.entry_id < 360 or "were cut" in self.findings
+        is_cut = state.history.tail.entry_id < 360 or "was never completed" in self.findings
         return "cut" if is_cut else "held"
 
     def at(self, entry_id: int) -> int:

@@ -472,7 +472,7 @@ def test_damage_in_a_sealed_file_above_the_commit_point_is_doubted(rotated: Benc
     rotated.spoil(150, first_id=37, number=2)
     state = rotated.open()
     assert runs(state) == [(1, 149)]
-    assert asides(state) == [(301, 360)]
+    assert asides(state) == [(151, 360)]
     assert state.doubtful_id == 360
     rotated.check_goes_on(state)
 
@@ -493,6 +493,35 @@ def test_sealed_file_far_below_the_commit_point_is_not_read(
     assert state.history.base.entry_id == base_id
     with pytest.raises(CorruptionError):
         rotated.driver.store.read(read_action(STREAM, 10))
+
+
+def test_damage_in_a_sealed_file_costs_no_more_than_the_record(rotated: Bench) -> None:
+    """Where the file's records end is in the journal; so those behind the damage are proved."""
+    rotated.commit(350)
+    rotated.spoil(150, first_id=37, number=2)
+    state = rotated.open()
+    assert runs(state) == [(1, 149), (151, 360)]
+    assert asides(state) == []
+    rotated.check_goes_on(state)
+
+
+def test_all_damage_is_found_if_all_is_read(
+    rotated: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is far below the commit point is read then, too, and what is known of it forgotten."""
+    monkeypatch.setattr(recovery, "COMMITTED_LAG_ENTRIES_MAX", 8)
+    rotated.commit(350)
+    rotated.spoil(10)
+    assert runs(rotated.open()) == [(1, 360)]
+    rotated.driver.store.close()
+    store = Store(DIRECTORY, rotated.files, reads_all=True)
+    (state,) = store.recovered().states
+    assert runs(state) == [(1, 9), (11, 360)]
+    assert store.findings == (
+        "stream /stream/5: entries [10, 11) are damaged or missing in file 1",
+    )
+    assert state.history.base.entry_id >= 300
+    assert [extent.index for extent in store._logs[STREAM].runs[:2]] == [None, None]
 
 
 @pytest.mark.parametrize("offset", [0, 9, 20, 30, 35, 44, 50, 57])

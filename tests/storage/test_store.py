@@ -184,6 +184,16 @@ def test_two_aside_runs_that_touch_stay_two(driver: Driver, tmp_path: Path) -> N
     reopened(driver, tmp_path / "data").store.close()
 
 
+def test_store_that_has_finished_has_confirmed_its_ends(driver: Driver, tmp_path: Path) -> None:
+    driver.append(5, [10])
+    driver.store.sync()
+    assert driver.store.has_unconfirmed
+    driver.store.finish()
+    again = Store(tmp_path / "data", RealFiles())
+    assert not again.has_unconfirmed
+    again.close()
+
+
 # --- sizes ----------------------------------------------------------------------------------------
 
 

@@ -142,7 +142,4 @@ def run_storage(region: Region, config: NodeConfig) -> None:
     loop.run(storage)
     while storage.do_work():
         pass
-    while store.has_unconfirmed:
-        store.confirm()
-        store.sync()
-    store.close()
+    store.finish()

@@ -21,7 +21,7 @@ class Piece(NamedTuple):
 
     extent: the piece as an extent of its own, sealed.
     chains: the chain after each record; None: the records were not looked at.
-    is_named: it begins where the journal says that an extent does.
+    is_named: it begins, or ends, where the journal says that an extent does.
     """
 
     extent: Extent
@@ -80,6 +80,8 @@ def examine_sealed(record: ExtentRecord, segment: Segment, view: memoryview) -> 
     pieces = _pieces(record, segment, view[: record.end])
     if _is_other(pieces, record.last):
         return take_lost(record)
+    if pieces and pieces[-1].extent.last == record.last:
+        pieces[-1] = pieces[-1]._replace(is_named=True)  # its chain covers all before it
     return Examined(pieces, record.last.entry_id)
 
 

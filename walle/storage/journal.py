@@ -38,6 +38,7 @@ from walle.record import Field
 from walle.storage import manifest
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from walle.storage.vfs import File, Files
@@ -79,7 +80,8 @@ REMEDY = (
 )
 
 
-def _path(directory: Path, number: int) -> Path:
+def path_of(directory: Path, number: int) -> Path:
+    """A journal's path."""
     return directory / f"{number:08d}{SUFFIX}"
 
 
@@ -87,7 +89,8 @@ def _refuse(path: Path, offset: int, *, expected: str, found: str) -> NoReturn:
     raise CorruptionError(str(path), offset, expected=expected, found=f"{found}: {REMEDY}")
 
 
-def _encode_header(number: int, sequence: int) -> bytes:
+def encode_header(number: int, sequence: int) -> bytes:
+    """The first block of a journal whose first frame has that sequence number."""
     head = _HEADER.pack(MAGIC, VERSION, BLOCK_BYTES, number, sequence, 0)[:_HEADER_CRC_OFFSET]
     return (head + crc32c(head).to_bytes(4, "little")).ljust(BLOCK_BYTES, b"\0")
 
@@ -109,15 +112,38 @@ def _read_header(view: memoryview, path: Path, number: int) -> int:
     return int(sequence)
 
 
-class _Frame(NamedTuple):
+def encode_frame(number: int, sequence: int, body: bytes) -> bytes:
+    """One copy of a frame, padded to whole blocks."""
+    head = _FRAME.pack(0, len(body), sequence, number)
+    crc = crc32c(body, crc32c(head[_FRAME_CRC_START:]))
+    frame = b"".join((crc.to_bytes(4, "little"), head[_FRAME_CRC_START:], body))
+    return frame.ljust(_blocks(len(frame)), b"\0")
+
+
+class Frame(NamedTuple):
+    """One copy of a frame, valid.
+
+    offset, end: where it begins, and where the next copy does.
+    """
+
+    offset: int
     sequence: int
     body: bytes
     end: int
 
 
-def _frame_at(view: memoryview, offset: int, number: int) -> _Frame | None:
-    """The valid frame that begins at `offset`, with the offset of the next one; None: there is
-    none."""
+def frames_in(view: memoryview, number: int) -> Iterator[Frame]:
+    """The valid frames of that journal, each copy by itself."""
+    offset = BLOCK_BYTES
+    while offset < len(view):
+        frame = _frame_at(view, offset, number)
+        if frame is not None:
+            yield frame
+        offset = frame.end if frame is not None else offset + BLOCK_BYTES
+
+
+def _frame_at(view: memoryview, offset: int, number: int) -> Frame | None:
+    """The valid frame that begins at `offset`; None: there is none."""
     if len(view) - offset < _FRAME.size:
         return None
     crc, body_bytes, sequence, found_number = _FRAME.unpack_from(view, offset)
@@ -127,7 +153,7 @@ def _frame_at(view: memoryview, offset: int, number: int) -> _Frame | None:
     if crc32c(view[offset + _FRAME_CRC_START : start + body_bytes]) != crc:
         return None
     body = bytes(view[start : start + body_bytes])
-    return _Frame(sequence, body, offset + _blocks(_FRAME.size + body_bytes))
+    return Frame(offset, sequence, body, offset + _blocks(_FRAME.size + body_bytes))
 
 
 def _blocks(size: int) -> int:
@@ -145,6 +171,14 @@ class Loaded(NamedTuple):
     number: int
     sequence: int
     torn_bytes: int
+
+    @property
+    def findings(self) -> list[str]:
+        """What a node that starts goes on without, in sentences."""
+        if not self.torn_bytes:
+            return []
+        text = "of a frame that was never completed, and so never acknowledged"
+        return [f"journal {self.number} ends with {self.torn_bytes} bytes {text}"]
 
 
 def load(directory: Path, files: Files) -> Loaded | None:
@@ -165,23 +199,21 @@ def load(directory: Path, files: Files) -> Loaded | None:
     view = files.map(path)
     sequence = _read_header(view, path, number) - 1
     found = manifest.Manifest()
-    offset = end = BLOCK_BYTES
-    while offset < len(view):
-        frame = _frame_at(view, offset, number)
-        if frame is None:
-            offset += BLOCK_BYTES
-            continue
+    end = BLOCK_BYTES
+    for frame in frames_in(view, number):
         if frame.sequence != sequence:
             update = manifest.decode(frame.body)
             if update is None or frame.sequence != sequence + 1:
-                _refuse(path, offset, expected=f"frame {sequence + 1}", found="another")
+                _refuse(path, frame.offset, expected=f"frame {sequence + 1}", found="another")
             found.apply(update)
             sequence = frame.sequence
-            end = frame.end + frame.end - offset  # a copy follows
-        offset = frame.end
+            end = frame.end + frame.end - frame.offset  # a copy follows
     if end == BLOCK_BYTES:
         _refuse(path, end, expected="a snapshot", found="no valid frame")
-    return Loaded(found, number, sequence, len(bytes(view[end:]).rstrip(b"\0")))
+    rest = bytes(view[end:])
+    # Most often all is zeros, and to compare takes a fraction of the time.
+    torn_bytes = 0 if rest == bytes(len(rest)) else len(rest.rstrip(b"\0"))
+    return Loaded(found, number, sequence, torn_bytes)
 
 
 class Journal:
@@ -224,11 +256,11 @@ class Journal:
         Durable when this returns. After a crash in the middle, the former journal is in force.
         """
         self._number += 1
-        header = _encode_header(self._number, self.sequence + 1)
+        header = encode_header(self._number, self.sequence + 1)
         frame = self._encode_frame(snapshot)
         self._end = len(header) + len(frame)
         self._size = BLOCK_BYTES + max(BYTES_MIN, len(frame) * SNAPSHOT_SHARE)
-        path = _path(self._directory, self._number)
+        path = path_of(self._directory, self._number)
         unfinished = path.with_suffix(UNFINISHED_SUFFIX)
         file = self._files.create(unfinished, self._size)
         file.write([header, frame], 0)
@@ -242,12 +274,9 @@ class Journal:
                 self._files.remove(self._directory / name)
 
     def _encode_frame(self, body: bytes) -> bytes:
-        """The next frame, twice, each copy padded to whole blocks."""
+        """The next frame, twice."""
         self.sequence += 1
-        head = _FRAME.pack(0, len(body), self.sequence, self._number)
-        crc = crc32c(body, crc32c(head[_FRAME_CRC_START:]))
-        frame = b"".join((crc.to_bytes(4, "little"), head[_FRAME_CRC_START:], body))
-        return 2 * frame.ljust(_blocks(len(frame)), b"\0")
+        return 2 * encode_frame(self._number, self.sequence, body)
 
     def close(self) -> None:
         """Closes the file."""

@@ -100,11 +100,12 @@ def newest(view: memoryview, key: SegmentKey) -> Note | None:
     Args:
         view: the segment's file, its first RECORDS_START bytes at least.
     """
-    found = [note for index in range(2) if (note := _decode(view, index, key))]
+    found = [note for index in range(2) if (note := decode(view, index, key))]
     return max(found, default=None)
 
 
-def _decode(view: memoryview, index: int, key: SegmentKey) -> Note | None:
+def decode(view: memoryview, index: int, key: SegmentKey) -> Note | None:
+    """The note in one of the segment's two blocks, by the block's index; None: no whole one."""
     offset = BLOCK_BYTES * (1 + index)
     stream_id, file_number, incarnation, number, start, end, last_id, chain, crc = (
         _NOTE.unpack_from(view, offset)

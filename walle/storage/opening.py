@@ -1,7 +1,8 @@
 """Opening a data directory: reads the journal, recovers each stream, tidies up.
 
 Everything that recovery concludes takes effect at once, by a fresh journal. Until that is durable
-nothing is changed or removed; so a crash on the way leaves the same work to be done again.
+nothing is changed or removed; so a crash on the way leaves the same work to be done again. Whoever
+only wants to look does the same, with `Disk` and `recover_stream`, and stops there.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from walle.storage.journal import REMEDY, Journal, Loaded, load, remove_unfinish
 from walle.storage.log import StreamLog, snapshot
 from walle.storage.manifest import ClusterRecord, Kind, Manifest
 from walle.storage.notes import newest
-from walle.storage.recovery import StreamRecovery
+from walle.storage.recovery import RecoveredStream, StreamRecovery
 from walle.storage.segment import (
     DAMAGED_SUFFIX,
     Segment,
@@ -64,8 +65,11 @@ class Opened(NamedTuple):
     findings: tuple[str, ...]
 
 
-def open_directory(directory: Path, files: Files) -> Opened:
+def open_directory(directory: Path, files: Files, *, reads_all: bool = False) -> Opened:
     """Opens the data directory, or makes it; its parent must be there.
+
+    Args:
+        reads_all: read every record, so that all damage becomes gaps; it takes its time.
 
     Raises:
         CorruptionError: the journal is damaged or missing, or a file is of another format version.
@@ -78,11 +82,11 @@ def open_directory(directory: Path, files: Files) -> Opened:
     remove_unfinished(journals, files)
     loaded = load(journals, files) or _start(directory, files, journals, streams)
     manifest = loaded.manifest
-    disk = _Disk(streams, files)
+    disk = Disk(streams, files)
     disk.settle(manifest)
     found = [
-        StreamRecovery(stream, manifest.extents[stream_id].values(), disk.look(stream)).recover()
-        for stream_id, stream in manifest.streams.items()
+        recover_stream(manifest, disk, stream_id, reads_all=reads_all)
+        for stream_id in manifest.streams
     ]
     logs = {each.log.stream_id: each.log for each in found}
     journal = Journal(journals, files, number=loaded.number, sequence=loaded.sequence)
@@ -99,11 +103,19 @@ def open_directory(directory: Path, files: Files) -> Opened:
         logs,
         Recovered(cluster.cluster_id, cluster.nodes, tuple([each.state for each in found])),
         (
-            *_journal_findings(loaded),
+            *loaded.findings,
             *disk.findings,
             *[text for each in found for text in each.findings],
         ),
     )
+
+
+def recover_stream(
+    manifest: Manifest, disk: Disk, stream_id: int, *, reads_all: bool = False
+) -> RecoveredStream:
+    """What recovery makes of one of the journal's streams. Nothing is changed."""
+    stream, extents = manifest.streams[stream_id], manifest.extents[stream_id].values()
+    return StreamRecovery(stream, extents, disk.look(stream), reads_all=reads_all).recover()
 
 
 def _start(directory: Path, files: Files, journals: Path, streams: Path) -> Loaded:
@@ -120,14 +132,7 @@ def _start(directory: Path, files: Files, journals: Path, streams: Path) -> Load
     return Loaded(Manifest(), 0, 0, 0)
 
 
-def _journal_findings(loaded: Loaded) -> list[str]:
-    if not loaded.torn_bytes:
-        return []
-    text = "of a frame that was never completed, and so never acknowledged, were cut"
-    return [f"journal {loaded.number}: {loaded.torn_bytes} bytes {text}"]
-
-
-class _Disk:
+class Disk:
     """The segment files, as recovery finds them.
 
     findings: files that are not what the journal says, in sentences.

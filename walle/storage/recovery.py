@@ -120,6 +120,7 @@ class StreamRecovery:
         record: its small state.
         extents: its extents.
         look: what an extent holds; with `is_read`, its records are looked at.
+        reads_all: whether all records are, or those that must be.
     """
 
     def __init__(
@@ -127,10 +128,13 @@ class StreamRecovery:
         record: StreamRecord,
         extents: Iterable[ExtentRecord],
         look: Callable[[ExtentRecord, bool], Examined],
+        *,
+        reads_all: bool = False,
     ) -> None:
         self._record = record
         self._extents = sorted(extents, key=lambda each: (each.group_id, each.first_id))
         self._look = look
+        self._reads_all = reads_all
         topology = StreamTopology(
             record.version,
             record.members,
@@ -189,11 +193,12 @@ class StreamRecovery:
         records = self._of_kind(Kind.RUN)
         first_read = self._first_to_read(records)
         for number, record in enumerate(records):
-            examined = self._look(record, number >= first_read)
+            is_recent = number >= first_read
+            examined = self._look(record, is_recent or self._reads_all)
             known_id = max(known_id, examined.known_id)
             self._report(record, examined)
             for piece in examined.pieces:
-                strays += self._place(piece)
+                strays += self._place(piece if is_recent else _forget_chains(piece))
         log.runs = [piece.extent for piece in self._kept]
         _group(strays, log.aside)
         tail = log.tail
@@ -308,7 +313,7 @@ class StreamRecovery:
         found = [
             piece.extent
             for record in self._of_kind(Kind.ASIDE)
-            for piece in self._look(record, False).pieces
+            for piece in self._look(record, self._reads_all).pieces
         ]
         _group(found, log.aside)
         gaps, committed_id = history.gaps(), history.committed.entry_id
@@ -326,7 +331,7 @@ class StreamRecovery:
         """Keeps the fill as far as it builds on what is below the lowest gap, without a break."""
         log, gap = self._log, history.lowest_gap()
         for record in self._of_kind(Kind.FILL):
-            examined = self._look(record, not record.is_sealed)
+            examined = self._look(record, self._reads_all or not record.is_sealed)
             if not examined.pieces or gap is None:
                 break
             extent = examined.pieces[0].extent
@@ -351,6 +356,12 @@ class StreamRecovery:
         else:
             log.drop_fill()
             history.fill = None
+
+
+def _forget_chains(piece: Piece) -> Piece:
+    """The piece without what it takes memory for each of its entries to know."""
+    piece.extent.index = None
+    return piece._replace(chains=None)
 
 
 def _join(extents: Iterable[Extent]) -> list[Run]:

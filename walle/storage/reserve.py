@@ -45,6 +45,7 @@ class Reserve:
         self.names = files.names
         self.open = files.open
         self.map = files.map
+        self.read = files.read
         self.rename = files.rename
         self.remove = files.remove
         self.sync = files.sync

@@ -89,6 +89,12 @@ class Header(NamedTuple):
         return (head + crc32c(head).to_bytes(4, "little")).ljust(RECORDS_START, b"\0")
 
 
+def header_of(view: memoryview) -> Header:
+    """What the header that the file begins with says, which was checked."""
+    _, _, _, *found, _ = _HEADER.unpack_from(view)
+    return Header(*found)
+
+
 def check_header(view: memoryview, segment: Segment) -> str | None:
     """Why the file, whose bytes the view shows, is not that segment; None: it is.
 

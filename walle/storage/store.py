@@ -45,14 +45,18 @@ class Store:
 
     findings: what recovery had to cut, give up or doubt, in sentences for the operator.
 
+    Args:
+        reads_all: look at all records while opening; else damage to old ones is found when they
+            are read.
+
     Raises:
         CorruptionError: the journal is damaged, or a file is of another format version. Opening
             it again will not help; the error says what will.
         OSError: the disk refuses.
     """
 
-    def __init__(self, directory: Path, files: Files) -> None:
-        opened = open_directory(directory, files)
+    def __init__(self, directory: Path, files: Files, *, reads_all: bool = False) -> None:
+        opened = open_directory(directory, files, reads_all=reads_all)
         self.findings = opened.findings
         self._files = files
         self._streams = opened.streams
@@ -186,6 +190,13 @@ class Store:
                 "bytes": sum(segment.size for segment in segments),
             }
         return status
+
+    def finish(self) -> None:
+        """Closes in good order: nothing that is durable can be taken for a torn append."""
+        while self.has_unconfirmed:
+            self.confirm()
+            self.sync()
+        self.close()
 
     def close(self) -> None:
         """Closes the files. What was not synced may be lost."""

@@ -62,6 +62,9 @@ class Files(Protocol):
     def map(self, path: Path) -> memoryview:
         """All of a file, for reading. It shows what is written later, and outlives `remove`."""
 
+    def read(self, path: Path, start: int, end: int) -> memoryview:
+        """A copy of these bytes of a file, or of those that it has."""
+
     def rename(self, source: Path, target: Path) -> None:
         """Gives a file another name, perhaps in another directory. Before both are synced it may
         be found under either name, under both or under none."""
@@ -149,6 +152,13 @@ class RealFiles:
             if os.fstat(file.fd).st_size == 0:
                 return memoryview(b"")
             return memoryview(mmap.mmap(file.fd, 0, access=mmap.ACCESS_READ))
+        finally:
+            file.close()
+
+    def read(self, path: Path, start: int, end: int) -> memoryview:
+        file = RealFile(path, os.O_RDONLY)
+        try:
+            return memoryview(os.pread(file.fd, end - start, start))
         finally:
             file.close()
 

@@ -186,6 +186,9 @@ class SimulatedFiles:
     def map(self, path: Path) -> memoryview:
         return memoryview(self._inode(path).data).toreadonly()
 
+    def read(self, path: Path, start: int, end: int) -> memoryview:
+        return memoryview(bytes(self._inode(path).data[start:end]))
+
     def rename(self, source: Path, target: Path) -> None:
         self.step()
         inode = self._inode(source)

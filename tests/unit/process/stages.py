@@ -58,8 +58,8 @@ class Disk:
     def drop_spare(self) -> None:
         self.done.append("drop spare")
 
-    def close(self) -> None:
-        self.done.append("close")
+    def finish(self) -> None:
+        self.done.append("finish")
 
 
 class Room:

@@ -78,7 +78,6 @@ class Stopped(Disk):
 
     def __init__(self, *_: object) -> None:
         super().__init__(lambda _read: [])
-        self.has_unconfirmed = True
 
     def recovered(self) -> Recovered:
         signal.raise_signal(signal.SIGTERM)
@@ -91,7 +90,7 @@ def test_what_was_appended_last_is_confirmed_before_the_node_stops(
     disk = Stopped()
     monkeypatch.setattr(child, "Store", lambda *_: disk)
     assert child._run(lambda: child.run_storage(region, config(tmp_path))) == 0
-    assert disk.done == ["confirm", "sync", "close"]
+    assert disk.done == ["finish"]
 
 
 def test_a_directory_that_cannot_be_opened_ends_the_node(
