@@ -28,6 +28,7 @@ ROWS = (
     ("storage", "ring"),
     ("process",),
     ("data_directory", "supervisor", "client", "sync"),
+    ("segments",),
     ("dev", "cli", "testing", "__main__", ""),
 )
 """Lowest first. "" is the package's own `__init__`."""
@@ -36,6 +37,7 @@ OUT_OF_REACH = {
     "core": {"compression"},
     "client": {"storage", "ring", "process", "supervisor"},
     "sync": {"storage", "ring", "process", "supervisor"},
+    "segments": {"ring", "process", "supervisor", "client", "sync"},
     "storage": {"ring"},
     "ring": {"storage"},
 }

@@ -15,6 +15,7 @@ import click
 from walle.cli.backup import backup, restore
 from walle.cli.entries import put, read
 from walle.cli.nodes import dev, node
+from walle.cli.segments import segments
 from walle.cli.status import status
 from walle.cli.streams import stream
 from walle.errors import (
@@ -57,7 +58,7 @@ def walle() -> None:
     """
 
 
-for command in (dev, node, stream, put, read, backup, restore, status):
+for command in (dev, node, stream, put, read, backup, restore, status, segments):
     walle.add_command(command)
 
 

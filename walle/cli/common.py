@@ -106,10 +106,10 @@ def parse_time(value: str) -> int:
     return (moment - EPOCH) // timedelta(microseconds=1)
 
 
-def format_time(time_us: int) -> str:
+def format_time(time_us: int, timespec: str = "microseconds") -> str:
     """What `parse_time` takes; the number, where a writer's clock was beyond all calendars."""
     try:
-        return (EPOCH + timedelta(microseconds=time_us)).isoformat(timespec="microseconds")
+        return (EPOCH + timedelta(microseconds=time_us)).isoformat(timespec=timespec)
     except OverflowError:
         return f"{time_us} us"
 

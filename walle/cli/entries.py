@@ -28,7 +28,7 @@ from walle.limits import ENTRY_DATA_BYTES_MAX, LEASE_MS_MAX, LEASE_MS_MIN
 from walle.messages import COMPRESSIONS
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Iterator
+    from collections.abc import AsyncGenerator, Callable, Iterator
 
     from walle.client.client import Client
     from walle.client.writer import Writer
@@ -257,11 +257,9 @@ def read(
         walle read /notes --raw > notes.txt
         walle read /notes --start 100 --follow --json
     """
-    if raw and as_json:
-        raise click.UsageError("--raw and --json exclude each other")
+    describe = entry_format(raw=raw, as_json=as_json)
     out = sys.stdout.buffer
     is_watched = follow or sys.stdout.isatty()
-    describe = _as_json if as_json else _as_raw if raw else _as_text
 
     async def work(client: Client) -> None:
         first_id = start or (await client.describe(stream)).first_entry_id
@@ -272,6 +270,13 @@ def read(
         out.flush()
 
     run_client(connect, work)
+
+
+def entry_format(*, raw: bool, as_json: bool) -> Callable[[Entry], bytes]:
+    """What makes a line of an entry."""
+    if raw and as_json:
+        raise click.UsageError("--raw and --json exclude each other")
+    return _as_json if as_json else _as_raw if raw else _as_text
 
 
 def _as_raw(entry: Entry) -> bytes:
