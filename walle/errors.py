@@ -10,6 +10,7 @@
     ├── Refused                 a node answered with a refusal that repeating cannot mend
     │   ├── UnknownStream       no stream has that name or id
     │   ├── StreamExists        the name is taken, with other settings
+    │   ├── Trimmed             the entry was trimmed; names the first that is left
     │   └── WrongCluster        the node belongs to another cluster, or is another node
     ├── Unavailable             no majority, no node, or no answer before the deadline
     │   ├── Busy                at a bound; nothing was done, repeat later
@@ -47,7 +48,6 @@ class Code(IntEnum):
     UNAVAILABLE = 11  # no majority answered before the deadline
     GAP = 12  # asked of this member only, and it does not hold the entry
     DAMAGED = 13  # the member cannot vouch for its tail
-    TRIMMED = 14  # before the stream's first entry
     DIVERGED = 15  # it would change a committed entry: refused, and an alarm for the operator
     NO_SPACE = 16  # the node's disk is full: it takes no entries until space is free again
 
@@ -152,6 +152,24 @@ class StreamExists(Refused):
     """A stream of that name exists with other settings."""
 
     code = Code.STREAM_EXISTS
+
+
+class Trimmed(Refused):
+    """The stream begins later.
+
+    Args:
+        stream: its name.
+        entry_id: the entry that was wanted.
+        first_entry_id: the first one that is left.
+    """
+
+    def __init__(self, stream: str, entry_id: int, first_entry_id: int) -> None:
+        super().__init__(
+            f"stream {stream}: entry {entry_id} was trimmed; read from {first_entry_id} on"
+        )
+        self.stream = stream
+        self.entry_id = entry_id
+        self.first_entry_id = first_entry_id
 
 
 class WrongCluster(Refused):

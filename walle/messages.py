@@ -63,9 +63,13 @@ class StreamSettings(NamedTuple):
     """What is chosen for a stream. Nobody needs it to understand the entries.
 
     compression: one of COMPRESSIONS; that of writers that choose none themselves.
+    retention_max_bytes: of records; the oldest beyond that are trimmed. 0: no bound.
+    retention_max_age_ms: entries that were written longer ago are trimmed. 0: no bound.
     """
 
     compression: str = "none"
+    retention_max_bytes: U64 = 0
+    retention_max_age_ms: U64 = 0
 
 
 # --- the session ----------------------------------------------------------------------------------
@@ -210,7 +214,7 @@ class WriterStatusReply(NamedTuple):
 
 
 class Read(NamedTuple):
-    """Committed entries from `start` on.
+    """Committed entries from `start` on; from the first that is not trimmed, if it is 0.
 
     bytes_max: of records in the answer; 0 asks only for the commit point.
     wait_ms: when nothing from `start` on is committed yet, wait so long for it.
@@ -227,7 +231,8 @@ class Read(NamedTuple):
 
 
 class ReadReply(NamedTuple):
-    """Records from the asked start on; none when nothing is committed there yet."""
+    """Records from the asked start on; none when nothing is committed there yet, and none when it
+    was trimmed: then it lies before first_entry_id."""
 
     stream_id: U64
     first_entry_id: U64
@@ -282,6 +287,26 @@ class CreateStream(NamedTuple):
     members: tuple[str, ...]
     settings: StreamSettings = StreamSettings()
     origin: Position = ORIGIN
+
+
+class SetStream(NamedTuple):
+    """Answered by StreamInfo once these settings are the stream's. Idempotent."""
+
+    name: str
+    settings: StreamSettings
+
+
+class TrimStream(NamedTuple):
+    """Answered by StreamInfo once the stream begins later. Idempotent. One entry always remains.
+
+    entry_id: the entries below it go; 0: those that were written before before_us.
+    before_us: microseconds since 1970; 0 with an entry_id. A bounded part goes at a time: to be
+        repeated for as long as first_entry_id moves.
+    """
+
+    name: str
+    entry_id: U64
+    before_us: U64
 
 
 class Status(NamedTuple):
@@ -446,6 +471,19 @@ class FetchReply(NamedTuple):
     start: U64
 
 
+class AskOldest(NamedTuple):
+    """Which entry would be the first, if the older ones were trimmed? Answered by ReadReply with
+    that one record.
+
+    before_us: those that were written before then are to go.
+    bytes_max: so many bytes of records may be left, from the last one backwards.
+    """
+
+    stream_id: U64
+    before_us: U64
+    bytes_max: U64
+
+
 # --- forming a cluster ----------------------------------------------------------------------------
 
 
@@ -564,6 +602,8 @@ TYPES: dict[int, type[Any]] = {
     34: CreateStream,
     36: Status,
     37: StatusReply,
+    38: SetStream,
+    39: TrimStream,
     50: NewWriter,
     51: NewWriterReply,
     52: ReadTail,
@@ -578,6 +618,7 @@ TYPES: dict[int, type[Any]] = {
     63: AskCommittedReply,
     64: Fetch,
     65: FetchReply,
+    66: AskOldest,
     70: Probe,
     71: ProbeReply,
     72: Form,
@@ -602,6 +643,8 @@ ANSWERS: dict[type[Any], type[Any]] = {
     ListStreams: StreamList,
     CreateStream: StreamInfo,
     Status: StatusReply,
+    SetStream: StreamInfo,
+    TrimStream: StreamInfo,
     NewWriter: NewWriterReply,
     ReadTail: ReadTailReply,
     Sync: SyncReply,
@@ -609,6 +652,7 @@ ANSWERS: dict[type[Any], type[Any]] = {
     AskWriter: AskWriterReply,
     AskCommitted: AskCommittedReply,
     Fetch: FetchReply,
+    AskOldest: ReadReply,
     Probe: ProbeReply,
     Form: FormReply,
     Adopt: AdoptReply,
@@ -629,6 +673,7 @@ NODE_ONLY = frozenset(
         AskWriter,
         AskCommitted,
         Fetch,
+        AskOldest,
         Probe,
         Form,
         Adopt,

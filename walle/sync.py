@@ -24,6 +24,7 @@ from walle.compression import Decompressor
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Coroutine, Iterator, Sequence
     from concurrent.futures import Future
+    from datetime import datetime
 
     from walle.client import writer as asyncio_writer
     from walle.ids import Position
@@ -132,6 +133,8 @@ class Client:
         replicas: int = 0,
         members: Sequence[str] = (),
         compression: str = "none",
+        retention_max_bytes: int = 0,
+        retention_max_age_ms: int = 0,
         timeout_s: float = TIMEOUT_S,
     ) -> StreamInfo:
         """As `walle.Client.create_stream`."""
@@ -141,9 +144,35 @@ class Client:
                 replicas=replicas,
                 members=members,
                 compression=compression,
+                retention_max_bytes=retention_max_bytes,
+                retention_max_age_ms=retention_max_age_ms,
                 timeout_s=timeout_s,
             )
         )
+
+    def set_stream(
+        self,
+        name: str,
+        *,
+        compression: str | None = None,
+        retention_max_bytes: int | None = None,
+        retention_max_age_ms: int | None = None,
+    ) -> StreamInfo:
+        """As `walle.Client.set_stream`."""
+        return self._loop.run(
+            self._client.set_stream(
+                name,
+                compression=compression,
+                retention_max_bytes=retention_max_bytes,
+                retention_max_age_ms=retention_max_age_ms,
+            )
+        )
+
+    def trim_stream(
+        self, name: str, *, to: int | None = None, before: datetime | None = None
+    ) -> StreamInfo:
+        """As `walle.Client.trim_stream`."""
+        return self._loop.run(self._client.trim_stream(name, to=to, before=before))
 
     def list_streams(self) -> tuple[StreamInfo, ...]:
         """All streams, `/cluster` included."""
@@ -189,7 +218,7 @@ class Client:
         self,
         name: str,
         *,
-        start: int = 1,
+        start: int | None = None,
         end: int | None = None,
         follow: bool = False,
         node: str | None = None,

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ from walle.compression import FLAG_ZSTD
 from walle.limits import BATCH_BYTES_MAX, ENTRY_DATA_BYTES_MAX, UNCOMMITTED_ENTRIES_MAX
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncGenerator, Awaitable, Callable
 
 pytestmark = pytest.mark.slow
 
@@ -466,3 +467,106 @@ def test_a_put_without_a_majority_and_what_becomes_of_it(tmp_path: Path) -> None
             run(nodes, work)
         finally:
             nodes.signal(still, signal.SIGCONT)
+
+
+def test_trim_and_readers_that_are_behind(nodes: DevNodes, stream: str) -> None:
+    async def work(client: walle.Client) -> None:
+        async with client.claim(stream, address="me") as writer:
+            puts = [writer.put(b"%d" % number) for number in range(1, 11)]
+            await asyncio.gather(*puts)
+            follower = client.read(stream, follow=True)
+            assert (await anext(follower)).entry_id == 1
+            await follower.aclose()
+            assert (await client.trim_stream(stream, to=6)).first_entry_id == 6
+            assert (await client.trim_stream(stream, to=3)).first_entry_id == 6
+            assert is_exclusive(writer), "it does not notice"
+            await writer.put(b"11")
+        assert [entry.entry_id async for entry in client.read(stream)] == list(range(6, 12))
+        assert [entry.entry_id async for entry in client.read(stream, end=8)] == [6, 7]
+        assert [entry async for entry in client.read(stream, end=4)] == []
+        for options in ({}, {"follow": True}, {"node": "n1"}):
+            with pytest.raises(walle.Trimmed, match="entry 2 was trimmed; read from 6 on") as error:
+                await anext(client.read(stream, start=2, **options))
+            assert error.value.first_entry_id == 6
+            assert (error.value.stream, error.value.entry_id) == (stream, 2)
+        assert (await client.committed(stream)).entry_id == 11
+        with pytest.raises(walle.UnknownStream):
+            await client.trim_stream("/nope", to=2)
+
+    run(nodes, work)
+
+
+def test_follower_that_is_overtaken_by_a_trim_is_told(nodes: DevNodes, stream: str) -> None:
+    async def see_all(entries: AsyncGenerator[walle.Entry, None], seen: list[int]) -> None:
+        while True:
+            seen.append((await anext(entries)).entry_id)
+
+    async def work(client: walle.Client) -> None:
+        async with client.claim(stream, address="me") as writer:
+            await asyncio.gather(*(writer.put(bytes(100_000)) for _ in range(30)))
+            follower = client.read(stream, follow=True)
+            seen = [(await anext(follower)).entry_id]
+            assert (await client.trim_stream(stream, to=30)).first_entry_id == 30
+            with pytest.raises(walle.Trimmed) as error:
+                await see_all(follower, seen)
+            assert seen == list(range(1, len(seen) + 1))
+            assert error.value.entry_id == seen[-1] + 1
+            assert error.value.first_entry_id == 30
+            follower = client.read(stream, start=error.value.first_entry_id, follow=True)
+            assert (await anext(follower)).entry_id == 30
+            await follower.aclose()
+
+    run(nodes, work)
+
+
+def test_trim_by_time(nodes: DevNodes, stream: str) -> None:
+    async def work(client: walle.Client) -> None:
+        async with client.claim(stream, address="me") as writer:
+            await asyncio.gather(*(writer.put(b"old") for _ in range(5)))
+            await asyncio.sleep(0.01)
+            between = datetime.now(UTC)
+            await asyncio.sleep(0.01)
+            await asyncio.gather(*(writer.put(b"new") for _ in range(5)))
+        info = await client.trim_stream(stream, before=between - timedelta(hours=1))
+        assert info.first_entry_id == 1
+        assert (await client.trim_stream(stream, before=between)).first_entry_id == 6
+        assert (await client.trim_stream(stream, before=datetime.now(UTC))).first_entry_id == 10
+
+    run(nodes, work)
+
+
+def test_trims_that_make_no_sense(nodes: DevNodes, stream: str) -> None:
+    async def work(client: walle.Client) -> None:
+        before = datetime.now(UTC)
+        for options in (
+            {},
+            {"to": 1, "before": before},
+            {"to": 0},
+            {"to": -1},
+            {"before": datetime(1960, 1, 1, tzinfo=UTC)},
+            {"to": 1 << 64},
+        ):
+            with pytest.raises(walle.LocalProtocolError):
+                await client.trim_stream(stream, **options)
+
+    run(nodes, work)
+
+
+def test_settings_change_one_by_one(nodes: DevNodes) -> None:
+    async def work(client: walle.Client) -> None:
+        info = await client.create_stream("/settings", retention_max_bytes=1 << 40)
+        assert info.settings == ("none", 1 << 40, 0)
+        assert (await client.set_stream("/settings")).settings == ("none", 1 << 40, 0)
+        info = await client.set_stream("/settings", retention_max_age_ms=10**10)
+        assert info.settings == ("none", 1 << 40, 10**10)
+        info = await client.set_stream("/settings", retention_max_bytes=0)
+        assert info.settings == (await client.describe("/settings")).settings
+        assert info.settings == ("none", 0, 10**10)
+        info = await client.set_stream("/settings", compression="zstd")
+        assert info.settings == ("zstd", 0, 10**10)
+        with pytest.raises(walle.Refused, match="one of none, zstd"):
+            await client.set_stream("/settings", compression="lz4")
+        with pytest.raises(walle.StreamExists, match="exists already"):
+            await client.create_stream("/settings", retention_max_age_ms=1)
+
+    run(nodes, work)

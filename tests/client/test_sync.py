@@ -33,6 +33,12 @@ def test_all_of_it(nodes: DevNodes) -> None:
             writer.put(b"after").result()
         entries = list(client.read("/sync", start=2, end=5))
         assert [entry.data for entry in entries] == [b"2", b"3", b"4"]
+        assert client.trim_stream("/sync", to=999).first_entry_id == 999
+        info = client.set_stream("/sync", retention_max_bytes=1 << 40)
+        assert info.settings.retention_max_bytes == 1 << 40
+        assert [entry.entry_id for entry in client.read("/sync")] == [999, 1000]
+        with pytest.raises(walle.Trimmed, match="read from 999 on"):
+            next(iter(client.read("/sync", start=1)))
     assert "walle" not in [thread.name for thread in threading.enumerate()]
 
 

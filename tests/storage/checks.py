@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -64,15 +65,18 @@ def is_as_behind(state: State, before: Stream, behind: Stream) -> bool:
     if not same_parts(state, behind):
         return False
     exact = (found.runs, found.aside, found.fill) == (wanted.runs, wanted.aside, wanted.fill)
-    # Whatever the journal tells of a stream is durable before it, so only a stream of which it
-    # tells nothing new may be behind.
-    may_lag = before.accepted == behind.accepted and [run.start for run in before.history.runs] == [
-        run.start for run in wanted.runs
-    ]
+    # Whatever the journal tells of a stream's entries is durable before it, so only a stream of
+    # which it tells nothing new, but perhaps that it begins later, may be behind.
+    former = copy.deepcopy(before.history)
+    former.trim(wanted.origin)
+    starts = [run.start for run in former.runs]
+    if not starts and wanted.origin != before.history.origin:
+        starts = [wanted.origin.entry_id + 1]
+    may_lag = before.accepted == behind.accepted and starts == [run.start for run in wanted.runs]
     return exact or (
         may_lag
-        and all(is_within(run, found) for run in before.history.runs)
-        and before.history.tail.entry_id <= found.tail.entry_id <= wanted.tail.entry_id
+        and all(is_within(run, found) for run in former.runs)
+        and former.tail.entry_id <= found.tail.entry_id <= wanted.tail.entry_id
     )
 
 

@@ -88,6 +88,17 @@ class Stream:
     aside: list[dict[int, bytes]] = field(default_factory=list)
     fill: dict[int, bytes] = field(default_factory=dict)
 
+    def set_topology(self, name: str, topology: StreamTopology) -> None:
+        """What lies below its origin goes."""
+        self.name, self.topology = name, topology
+        history = self.history
+        history.trim(topology.origin)
+        self.runs = {each: self.runs[each] for each in self.runs if history.run_with(each)}
+        first_id = topology.first_entry_id
+        self.fill = {each: record for each, record in self.fill.items() if each >= first_id}
+        starts = [run.start for run in history.aside]
+        self.aside = [each for each in self.aside if min(each) in starts]
+
     def add(self, records: dict[int, bytes], batch: Batch, skip: int = 0) -> None:
         for position, record in by_position(bytes(batch.payload.view())).items():
             if position.entry_id >= batch.first_id + skip:
@@ -135,7 +146,7 @@ class Model:
                 history = History(origin, committed=origin, base=origin)
                 stream = Stream(action.name, action.topology, history)
                 self.streams[action.stream_id] = stream
-            stream.name, stream.topology = action.name, action.topology
+            stream.set_topology(action.name, action.topology)
             return
         assert stream is not None
         self._change(stream, action)
@@ -320,6 +331,22 @@ class Driver:
         committed = batch.position_at(last.entry_id + 1)
         self.do(effects.Jump(stream_id, batch, skip, committed, self.new_writer()))
 
+    def trim(self, stream_id: int, ahead: int, *, is_held: bool = True) -> None:
+        """Lets the stream begin so many entries later. If that is beyond its commit point, it is at
+        an entry of its suffix, or, if it is not held, at another of that id."""
+        stream = self.model.streams[stream_id]
+        history = stream.history
+        entry_id = history.origin.entry_id + ahead
+        known = {**self.truth.get(stream_id, {}), **stream.runs}
+        if entry_id in known and (is_held or entry_id <= history.committed.entry_id):
+            origin = batch_of([known[entry_id]]).last
+        else:
+            origin = batch_of(records_of(Position(entry_id - 1, entry_id), [1])).last
+        if history.holds(origin) and origin.entry_id > history.committed.entry_id:
+            self.do(effects.Commit(stream_id, origin))
+        topology = stream.topology.trimmed(origin)
+        self.do(effects.SetTopology(stream_id, stream.name, topology))
+
     def fill(self, stream_id: int, count: int) -> None:
         """Backfills entries of the lowest gap, and closes it when it is full."""
         history = self.model.streams[stream_id].history
@@ -344,7 +371,7 @@ class Driver:
         kind = random.choice(
             ["append"] * 6
             + ["append accepted", "truncate", "replace", "commit", "commit", "jump", "promise"]
-            + ["fill", "fill", "drop fill", "accept", "topology"]
+            + ["fill", "fill", "drop fill", "accept", "topology", "trim", "trim"]
         )
         match kind:
             case "append":
@@ -368,6 +395,8 @@ class Driver:
                 self.do(effects.DropFill(stream_id))
             case "accept":
                 self.accept(stream_id)
+            case "trim":
+                self.trim(stream_id, random.choice([1, 3, 10, 30]), is_held=random.random() < 0.5)
             case "topology":
                 stream = self.model.streams[stream_id]
                 version = stream.topology.version + 1

@@ -73,6 +73,14 @@ def commit(advance: int) -> Step:
     return lambda d: d.commit(1, advance)
 
 
+def trim(ahead: int, *, is_held: bool = True) -> Step:
+    return lambda d: d.trim(1, ahead, is_held=is_held)
+
+
+def remove(driver: Driver) -> None:
+    driver.store.remove_some()
+
+
 def promise(driver: Driver) -> None:
     driver.promise(1)
 
@@ -97,6 +105,22 @@ WORKLOADS: dict[str, list[Step]] = {
     "jump": [append(9, 9, 9), commit(1), append(9), jump(4), append(9), jump(3), idle, append(9)],
     "backfill": [append(9, 9), jump(6), fill(2), idle, fill(2), fill(9), append(9)],
     "backfill in vain": [append(9, 9), jump(6), fill(2), drop_fill, fill(3), jump(4), fill(9)],
+    "trim": [
+        *[append(*[900] * 3)] * 3,
+        *(commit(9), trim(4), append(9), trim(3), remove, append(900)),
+        together(append(9), trim(2)),
+    ],
+    "trim ahead": [
+        *(append(9, 9, 9), commit(1), trim(2), append(9), trim(5, is_held=False), remove),
+        *(append(9), idle, together(append(9), trim(2, is_held=False), append(9)), append(9)),
+    ],
+    "trim in a gap": [
+        *(append(9, 9), jump(6), fill(2), trim(3), fill(1), trim(3), fill(9), trim(4), append(9))
+    ],
+    "trim with what is left": [
+        *(append(9), together(append(9, 9), commit(3), trim(2)), append(9)),
+        *(commit(1), together(append(9, 9), commit(2), trim(3), append(9)), append(9)),
+    ],
     "full journal": [promise] * 8,
     "two streams": [
         together(append(9), lambda d: d.append(2, [9])),

@@ -10,7 +10,6 @@ import pytest
 from tests.storage.checks import DIRECTORY, check_only_good_reads
 from tests.storage.explorer import Explorer
 from tests.storage.model import Driver, read_action, read_bytes
-from walle.core import effects
 from walle.storage import segment, spare
 from walle.storage.spare import Spare
 from walle.storage.store import Store
@@ -25,18 +24,12 @@ SIZE = 16 * 1024
 
 def trim(driver: Driver, stream_id: int, first_entry_id: int) -> None:
     """Drops the segments wholly below that entry."""
-    store, stream = driver.store, driver.model.streams[stream_id]
-    before = first_entry_id - 1
-    chain = stream.history.chain_at(before)
-    assert chain is not None
-    store.execute(effects.Commit(stream_id, stream.history.tail))
-    topology = stream.topology._replace(first_entry_id=first_entry_id, first_prev_chain=chain)
-    store.execute(effects.SetTopology(stream_id, stream.name, topology))
-    log = store._logs[stream_id]
-    count = sum(extent.last.entry_id <= before for extent in log.runs)
-    log._drop(log.runs[:count])
-    del log.runs[:count]
-    store.sync()
+    history = driver.model.streams[stream_id].history
+    driver.commit(stream_id, history.tail.entry_id)
+    driver.trim(stream_id, first_entry_id - 1 - history.origin.entry_id)
+    driver.store.sync()
+    while driver.store.remove_some():
+        pass
 
 
 @pytest.fixture

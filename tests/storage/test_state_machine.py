@@ -60,7 +60,7 @@ class StoreMachine(RuleBasedStateMachine):
         """A read in the middle of a round sees what was executed."""
         chance = random.Random(seed)
         stream = self.driver.model.streams[stream_id]
-        start = chance.randint(1, stream.history.tail.entry_id + 1)
+        start = chance.randint(stream.history.origin.entry_id, stream.history.tail.entry_id) + 1
         action = read_action(
             stream_id,
             start,
@@ -106,6 +106,8 @@ class StoreMachine(RuleBasedStateMachine):
     def count_files(self) -> None:
         """No file is left behind."""
         self.driver.store.sync()
+        while self.driver.store.remove_some():
+            pass
         for stream_id, status in self.driver.store.status().items():
             assert (
                 len(self.files.names(DIRECTORY / "streams" / f"{stream_id:016x}"))

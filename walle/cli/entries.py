@@ -262,8 +262,7 @@ def read(
     is_watched = follow or sys.stdout.isatty()
 
     async def work(client: Client) -> None:
-        first_id = start or (await client.describe(stream)).first_entry_id
-        async for entry in client.read(stream, start=first_id, end=end, follow=follow, node=node):
+        async for entry in client.read(stream, start=start, end=end, follow=follow, node=node):
             out.write(describe(entry) + b"\n")
             if is_watched:
                 out.flush()

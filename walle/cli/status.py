@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.text import Text
 
+from walle.cli import quantities
 from walle.cli.common import (
     connect_option,
     console,
@@ -19,10 +20,9 @@ from walle.cli.common import (
 )
 from walle.errors import WalleError
 from walle.limits import MIB
-from walle.messages import StreamSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from rich.console import Console
 
@@ -86,14 +86,20 @@ def print_stream(out: Console, stream: dict[str, Any]) -> None:
     out.print(table)
 
 
-def describe_settings(settings: dict[str, Any]) -> str:
+def describe_settings(settings: Mapping[str, Any]) -> str:
     """What of a stream's settings is not as usual, to be put behind what is said of it."""
-    usual = StreamSettings()._asdict()
-    return "".join(
-        f", {name} {printable(str(value))}"
-        for name, value in settings.items()
-        if value != usual[name]
-    )
+    compression, kept = settings["compression"], _describe_retention(settings)
+    parts = [f"compression {printable(compression)}"] if compression != "none" else []
+    parts += [f"keeps {kept}"] if kept else []
+    return "".join(f", {part}" for part in parts)
+
+
+def _describe_retention(settings: Mapping[str, Any]) -> str:
+    """What the stream keeps; empty: everything."""
+    max_bytes, max_age_ms = settings["retention_max_bytes"], settings["retention_max_age_ms"]
+    newest = f"the newest {quantities.show(max_bytes, quantities.BYTES)}" if max_bytes else ""
+    last = f"the last {quantities.show(max_age_ms, quantities.MS)}" if max_age_ms else ""
+    return " of ".join(part for part in (newest, last) if part)
 
 
 def _describe_up(what: dict[str, Any]) -> Text:

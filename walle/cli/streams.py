@@ -1,4 +1,4 @@
-"""`walle stream`: create, list, show."""
+"""`walle stream`: create, list, show, set, trim."""
 
 from __future__ import annotations
 
@@ -15,39 +15,61 @@ from walle.cli.common import (
     printable,
     run_client,
 )
+from walle.cli.quantities import duration, size, time
 from walle.cli.status import collect_status, describe_settings, print_stream
 from walle.messages import COMPRESSIONS
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from walle.client.client import Client
     from walle.messages import StreamInfo
 
 
 @click.group()
 def stream() -> None:
-    """Create and look at streams."""
+    """Create, look at, change and trim streams."""
+
+
+compression_option = click.option(
+    "--compression",
+    type=click.Choice(COMPRESSIONS),
+    help="How entries are stored by writers that choose nothing else.",
+)
+max_bytes_option = click.option(
+    "--max-bytes", type=size, help="How much it keeps, such as 10GiB; 0: no bound."
+)
+max_age_option = click.option(
+    "--max-age", type=duration, help="For how long it keeps entries, such as 7d; 0: no bound."
+)
 
 
 @stream.command()
 @click.argument("name", metavar="STREAM")
 @click.option("--replicas", type=click.IntRange(1, 7), help="On how many nodes. Default: three.")
 @click.option("--members", metavar="N1,N2,...", help="On which nodes.")
-@click.option(
-    "--compression",
-    type=click.Choice(COMPRESSIONS),
-    default="none",
-    help="How entries are stored by writers that choose nothing else. Default: none.",
-)
+@compression_option
+@max_bytes_option
+@max_age_option
 @connect_option
 def create(
-    name: str, replicas: int | None, members: str | None, compression: str, connect: str
+    name: str,
+    replicas: int | None,
+    members: str | None,
+    compression: str | None,
+    max_bytes: int | None,
+    max_age: int | None,
+    connect: str,
 ) -> None:
     """Create a stream. Repeating it does no harm.
+
+    Without --max-bytes and --max-age it keeps all entries until it is trimmed.
 
     \b
         walle stream create /orders
         walle stream create /orders --members n1,n2,n3
         walle stream create /logs --compression zstd
+        walle stream create /logs --max-bytes 10GiB --max-age 7d
     """
     if replicas and members:
         raise click.UsageError("--replicas and --members exclude each other")
@@ -55,7 +77,12 @@ def create(
 
     async def work(client: Client) -> StreamInfo:
         return await client.create_stream(
-            name, replicas=replicas or 0, members=named, compression=compression
+            name,
+            replicas=replicas or 0,
+            members=named,
+            compression=compression or "none",
+            retention_max_bytes=max_bytes or 0,
+            retention_max_age_ms=max_age or 0,
         )
 
     info = run_client(connect, work)
@@ -123,3 +150,82 @@ def show(name: str, connect: str, *, as_json: bool) -> None:
         print_json(found)
     else:
         print_stream(console(), found)
+
+
+@stream.command("set")
+@click.argument("name", metavar="STREAM")
+@compression_option
+@max_bytes_option
+@max_age_option
+@connect_option
+def set_command(
+    name: str,
+    compression: str | None,
+    max_bytes: int | None,
+    max_age: int | None,
+    connect: str,
+) -> None:
+    """Change a stream's settings. What is not named stays as it is.
+
+    The cluster looks every few seconds, and trims a stream that exceeds a bound by a tenth. Ages
+    are by the times that the writers' clocks gave to their entries.
+
+    \b
+        walle stream set /logs --max-bytes 10GiB --max-age 7d
+        walle stream set /logs --max-age 0
+    """
+    if compression is None and max_bytes is None and max_age is None:
+        raise click.UsageError("nothing to set: name --compression, --max-bytes or --max-age")
+
+    async def work(client: Client) -> StreamInfo:
+        return await client.set_stream(
+            name,
+            compression=compression,
+            retention_max_bytes=max_bytes,
+            retention_max_age_ms=max_age,
+        )
+
+    info = run_client(connect, work)
+    settings = describe_settings(info.settings._asdict()).removeprefix(", ")
+    click.echo(f"{printable(info.name)}: {settings or 'keeps everything'}")
+
+
+@stream.command()
+@click.argument("name", metavar="STREAM")
+@click.option("--to", type=click.IntRange(1), metavar="ID", help="The first entry that stays.")
+@click.option("--before", type=time, help="Entries go that were written before this.")
+@json_option
+@connect_option
+def trim(
+    name: str, to: int | None, before: datetime | None, connect: str, *, as_json: bool
+) -> None:
+    """Remove a stream's oldest entries, for good. The last one that is durable always stays.
+
+    TIME is a date or a time in UTC, or how long ago it is: 7d, 12h, 30m, 10s. Entries go up to the
+    first that was not written before it, by the times that the writers' clocks gave to them.
+
+    \b
+        walle stream trim /orders --to 1000
+        walle stream trim /orders --before 7d
+        walle stream trim /orders --before 2026-01-31T12:00
+    """
+    if (to is None) == (before is None):
+        raise click.UsageError("name either --to or --before")
+
+    async def work(client: Client) -> tuple[StreamInfo, StreamInfo]:
+        former = await client.describe(name, refresh=True)
+        return former, await client.trim_stream(name, to=to, before=before)
+
+    former, info = run_client(connect, work)
+    count = info.first_entry_id - former.first_entry_id
+    if as_json:
+        print_json({**_describe(info), "trimmed": count})
+        return
+    shown = printable(info.name)
+    if not count:
+        click.echo(f"nothing to trim: {shown} begins at entry {info.first_entry_id}")
+        return
+    gone = "1 entry is" if count == 1 else f"{count} entries are"
+    is_last = to is not None and info.first_entry_id < to
+    why = ", its last one" if is_last else ""
+    click.echo(f"{gone} gone: {shown} begins at entry {info.first_entry_id} now{why}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from walle.client.reader import read_batches
@@ -16,8 +16,10 @@ from walle.errors import (
     Busy,
     ConfigError,
     CorruptionError,
+    LocalProtocolError,
     RemoteProtocolError,
     Unavailable,
+    WalleError,
     WriterLost,
 )
 from walle.ids import NO_IDENTITY, NO_WRITER, ORIGIN, Position, WriterId
@@ -31,19 +33,21 @@ from walle.messages import (
     ListStreams,
     Read,
     ReadReply,
+    SetStream,
     Status,
     StatusReply,
     StreamInfo,
     StreamList,
     StreamSettings,
+    TrimStream,
     WriterStatus,
     WriterStatusReply,
 )
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+    from datetime import datetime
 
-    from walle.errors import WalleError
     from walle.messages import Message
     from walle.record import Batch, Entry
 
@@ -185,6 +189,8 @@ class Client:
         replicas: int = 0,
         members: Sequence[str] = (),
         compression: str = "none",
+        retention_max_bytes: int = 0,
+        retention_max_age_ms: int = 0,
         origin: Position = ORIGIN,
         timeout_s: float = TIMEOUT_S,
     ) -> StreamInfo:
@@ -195,15 +201,81 @@ class Client:
             replicas: how many nodes hold it; 0: three, or as many as there are.
             members: the ids of the nodes that hold it; empty: placed by the cluster.
             compression: of writers that choose none themselves: "none" or "zstd".
+            retention_max_bytes, retention_max_age_ms: what it keeps, see `set_stream`.
             origin: the position before its first entry, when it goes on from another stream.
 
         Raises:
             StreamExists: a stream of that name has other members, settings or another origin.
             Refused: the name, the members or the compression are not possible.
         """
-        settings = StreamSettings(compression)
+        settings = StreamSettings(compression, retention_max_bytes, retention_max_age_ms)
         request = CreateStream(name, replicas, tuple(members), settings, origin)
+        return await self._change(request, timeout_s)
+
+    async def _change(
+        self, request: CreateStream | SetStream | TrimStream, timeout_s: float = TIMEOUT_S
+    ) -> StreamInfo:
         info, _ = await self.ask(request, StreamInfo, timeout_s=timeout_s)
+        self._streams[request.name] = info
+        return info
+
+    async def set_stream(
+        self,
+        name: str,
+        *,
+        compression: str | None = None,
+        retention_max_bytes: int | None = None,
+        retention_max_age_ms: int | None = None,
+    ) -> StreamInfo:
+        """Changes a stream's settings; what is None stays as it is.
+
+        The cluster trims a stream that exceeds a bound of retention by a tenth of it.
+
+        Args:
+            compression: of writers that choose none themselves, from their next claim on.
+            retention_max_bytes: how many bytes of records it keeps; 0: no bound.
+            retention_max_age_ms: for how long it keeps entries, by their own times; 0: no bound.
+
+        Raises:
+            UnknownStream: there is no such stream.
+            Refused: the compression is not possible.
+        """
+        given: dict[str, Any] = {
+            "compression": compression,
+            "retention_max_bytes": retention_max_bytes,
+            "retention_max_age_ms": retention_max_age_ms,
+        }
+        changes = {key: value for key, value in given.items() if value is not None}
+        settings = (await self.describe(name, refresh=True)).settings._replace(**changes)
+        return await self._change(SetStream(name, settings))
+
+    async def trim_stream(
+        self, name: str, *, to: int | None = None, before: datetime | None = None
+    ) -> StreamInfo:
+        """Removes a stream's oldest entries, for good; tells where it begins now.
+
+        The last committed entry always remains. Where nothing is to be removed, nothing happens.
+
+        Args:
+            to: the first entry that stays.
+            before: or a time: entries go up to the first that was not written before it.
+
+        Raises:
+            UnknownStream: there is no such stream.
+            Busy: the stream's members are being changed.
+            LocalProtocolError: not one of `to` and `before` is given, or it makes no sense.
+        """
+        if (to is None) == (before is None):
+            raise LocalProtocolError("trim_stream takes either `to` or `before`")
+        before_us = 0 if before is None else int(before.timestamp() * 1e6)
+        request = TrimStream(name, to or 0, before_us)
+        if max(request.entry_id, request.before_us) <= 0:
+            raise LocalProtocolError("trim_stream: entries begin at 1, and times in 1970")
+        info = await self._change(request)
+        begins = 0
+        while before is not None and begins < info.first_entry_id:
+            begins = info.first_entry_id
+            info = await self._change(request)  # a bounded part goes each time
         return info
 
     async def list_streams(self) -> tuple[StreamInfo, ...]:
@@ -226,6 +298,24 @@ class Client:
         if refresh or name not in self._streams:
             self._streams[name], _ = await self.ask(Describe(name), StreamInfo)
         return self._streams[name]
+
+    async def describe_newer(self, name: str, version: int) -> StreamInfo:
+        """The stream's topology, newer than that version, which a member goes by. Not every node
+        need know of it yet: one after the other is asked, for as long as it takes."""
+        while True:
+            for address in self._seeds:
+                with suppress(WalleError):
+                    info, _ = await self.ask(
+                        Describe(name),
+                        StreamInfo,
+                        addresses=[address],
+                        timeout_s=0.1,
+                        request_s=1.0,
+                    )
+                    if info.version > version:
+                        self._streams[name] = info
+                        return info
+            await asyncio.sleep(RETRY_S)
 
     async def node_status(self, address: str) -> dict[str, Any]:
         """What the node at `address` tells of itself; docs/wire.md describes it.
@@ -357,7 +447,7 @@ class Client:
         self,
         name: str,
         *,
-        start: int = 1,
+        start: int | None = None,
         end: int | None = None,
         follow: bool = False,
         node: str | None = None,
@@ -368,11 +458,13 @@ class Client:
         acknowledged before it began, or before `end`. With `follow` it goes on for ever.
 
         Args:
+            start: None: the first entry that is not trimmed.
             end: the first entry id that is not wanted.
             node: the id of the one member to be read; it then serves only what it holds itself.
 
         Raises:
             UnreadableEntry: an entry's data cannot be decoded.
+            Trimmed: the next entry was trimmed; it tells from where on reading is possible.
         """
         decompressor = Decompressor(name)
         batches = read_batches(self, name, start=start, end=end, follow=follow, node=node)
@@ -384,7 +476,7 @@ class Client:
         """The stream's commit point: all that was acknowledged before this call is below it."""
         info = await self.describe(name)
         reply, _ = await self.ask(
-            Read(info.stream_id, info.first_entry_id, 0, 0, linearizable=1, local=0),
+            Read(info.stream_id, 0, 0, 0, linearizable=1, local=0),
             ReadReply,
             addresses=[member.address for member in info.members],
         )

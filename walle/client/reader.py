@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from walle.errors import CorruptionError, Refused
+from walle.errors import CorruptionError, Refused, Trimmed
 from walle.limits import FETCH_BYTES_MAX
 from walle.messages import Read, ReadReply
 from walle.record import decode_all
@@ -22,7 +22,13 @@ FOLLOW_WAIT_MS = 10_000
 
 
 async def read_batches(
-    client: Client, name: str, *, start: int, end: int | None, follow: bool, node: str | None
+    client: Client,
+    name: str,
+    *,
+    start: int | None,
+    end: int | None,
+    follow: bool,
+    node: str | None,
 ) -> AsyncGenerator[list[Entry], None]:
     """What `Client.read` gives, by the answer, each entry as it is stored."""
     records = read_records(client, name, start=start, end=end, follow=follow, node=node)
@@ -34,7 +40,7 @@ async def read_records(
     client: Client,
     name: str,
     *,
-    start: int,
+    start: int | None,
     end: int | None,
     follow: bool = False,
     node: str | None = None,
@@ -45,6 +51,7 @@ async def read_records(
     addresses = _addresses(info, node)
     previous: Position | None = None
     is_first = True
+    start = start or 0  # the first there is
     until = end
     while until is None or start < until:
         wait_ms = FOLLOW_WAIT_MS if follow and not is_first else 0
@@ -67,6 +74,9 @@ async def read_records(
             committed_end = reply.committed.entry_id + 1
             until = committed_end if end is None else min(end, committed_end)
         is_first = False
+        start = start or reply.first_entry_id
+        if start < reply.first_entry_id:
+            raise Trimmed(name, start, reply.first_entry_id)
         if batch is None:
             continue
         if batch.first_id != start or (previous is not None and batch.before != previous):
@@ -78,7 +88,8 @@ async def read_records(
             )
         previous = batch.last
         start = batch.last_id + 1
-        yield batch, batch.count if until is None else min(batch.count, until - batch.first_id)
+        count = batch.count if until is None else min(batch.count, until - batch.first_id)
+        yield batch, max(count, 0)
 
 
 def _addresses(info: StreamInfo, node: str | None) -> list[str]:

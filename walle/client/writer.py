@@ -79,6 +79,8 @@ class Writer:
         self._waiting: deque[tuple[Position, asyncio.Future[Position]]] = deque()
         self._committed = claimed.tail
         self._sessions: dict[str, Session] = {}
+        self._connections: dict[str, asyncio.Task[None]] = {}
+        self._following: asyncio.Task[None] | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._timer: asyncio.TimerHandle | None = None
         self._is_flush_due = False
@@ -184,9 +186,7 @@ class Writer:
     async def start(self) -> None:
         """Connects with the members; returns once a majority has acknowledged a heartbeat."""
         self._pipeline.heartbeat(now_ns())
-        for member in self._info.members:
-            task = self._loop.create_task(self._keep_connected(member.node_id, member.address))
-            self._tasks.append(task)
+        self._connect()
         while not self.is_exclusive:
             self._check_not_lost()
             await self._next_progress()
@@ -246,16 +246,16 @@ class Writer:
     async def _stop(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        for task in self._tasks:
+        tasks = [*self._tasks, *self._connections.values()]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         self._fail_waiting(
             lambda: Unavailable(
                 f"the writer of {self.stream} was closed with this put in flight; "
                 f"this put's outcome: {Outcome.UNKNOWN.value}"
             )
         )
-        await asyncio.gather(*(session.close() for session in self._sessions.values()))
 
     async def _next_progress(self) -> None:
         """Waits for news of the puts in flight, or of the lease."""
@@ -315,6 +315,30 @@ class Writer:
 
     # --- the members ------------------------------------------------------------------------------
 
+    def _connect(self) -> None:
+        """Connects with the members, old and new, and with nobody else."""
+        members = dict((*self._info.old_members, *self._info.members))
+        self._tasks = [task for task in self._tasks if not task.done()]
+        for node in self._connections.keys() - members.keys():
+            connection = self._connections.pop(node)
+            connection.cancel()
+            self._tasks.append(connection)
+        for node, address in members.items():
+            if node not in self._connections:
+                connecting = self._keep_connected(node, address)
+                self._connections[node] = self._loop.create_task(connecting)
+
+    async def _follow(self) -> None:
+        """A member goes by a newer topology: so does this writer from now on, and what it has in
+        flight is sent again to all whom that names."""
+        while self._pipeline.stale_version:
+            version = self._pipeline.topology.version
+            self._info = await self._client.describe_newer(self.stream, version)
+            self._pipeline.adopt(_topology(self._info), now_ns())
+            self._connect()
+            self._send()
+        self._following = None
+
     async def _keep_connected(self, node: str, address: str) -> None:
         """Keeps a connection of this writer's own to one member."""
         pause_s = RECONNECT_S_MIN
@@ -330,9 +354,12 @@ class Writer:
                 self._pipeline.connected(node, now_ns())
                 self._send()
                 pause_s = RECONNECT_S_MIN
-                await session.closed.wait()
-                self._pipeline.disconnected(node)
-                self._sessions.pop(node, None)
+                try:
+                    await session.closed.wait()
+                finally:
+                    self._pipeline.disconnected(node)
+                    del self._sessions[node]
+                    await session.close()
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, RECONNECT_S_MAX)
 
@@ -347,6 +374,9 @@ class Writer:
         self._on_durable(self._pipeline.committed)
         if self._pipeline.lost is not None and self._lost is None:
             self._on_lost(self._pipeline.lost)
+        if self._pipeline.stale_version and self._following is None:
+            self._following = self._loop.create_task(self._follow())
+            self._tasks.append(self._following)
         self._progress.set()
         self._flush()
 

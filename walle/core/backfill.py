@@ -63,13 +63,15 @@ class Backfill:
 
         def on_reply(_node: str, reply: Message, batch: Batch | None) -> None:
             call.finish()
+            present = self._member.history.lowest_gap()
             useful = (
                 isinstance(reply, FetchReply)
                 and batch is not None
                 and batch.before == position
                 and batch.last_id < end
                 and self._member.history.fill_position() == position
-                and self._member.history.lowest_gap() == gap
+                and present is not None
+                and present[1].start == end
             )
             if useful and batch is not None:
                 self._without.clear()

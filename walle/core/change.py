@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 
 STEP_MS = 2_000
 PAUSE_MS = 200
+TELL_MS = 10_000
+"""How long a member is told what is decided; one that is not there then learns it from
+`/cluster`."""
 
 
 class Change:

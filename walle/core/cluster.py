@@ -5,7 +5,9 @@ An entry is one change, as a JSON object: readable with any tool, and never in a
     {"change": "form", "cluster": HEX, "nodes": [{"id", "address", "identity": HEX}, ...]}
     {"change": "create_stream", "name": NAME, "members": [NODE, ...],
      "settings": {KEY: VALUE, ...}, "first": ENTRY, "chain": HEX}
+    {"change": "settings", "stream": ID, "settings": {KEY: VALUE, ...}}
     {"change": "members", "stream": ID, "version": V, "members": [NODE, ...], "old": [NODE, ...]}
+    {"change": "trim", "stream": ID, "first": ENTRY, "chain": HEX}
 
 "members" is written twice for each change of a stream's members: joint, with the old ones in "old",
 and, when the change may end, without them. "first" is a stream's first entry, "chain" the chain of
@@ -98,6 +100,23 @@ def encode_members(stream_id: int, topology: StreamTopology) -> bytes:
     )
 
 
+def encode_settings(stream_id: int, settings: StreamSettings) -> bytes:
+    """The entry that makes these settings the stream's."""
+    return _encode({"change": "settings", "stream": stream_id, "settings": settings._asdict()})
+
+
+def encode_trim(stream_id: int, origin: Position) -> bytes:
+    """The entry that lets the stream begin behind `origin`."""
+    return _encode(
+        {
+            "change": "trim",
+            "stream": stream_id,
+            "first": origin.entry_id + 1,
+            "chain": f"{origin.chain:016x}",
+        }
+    )
+
+
 def cluster_topology(nodes: Iterable[NodeRecord]) -> StreamTopology:
     """The topology of `/cluster` itself, from the nodes that form the cluster."""
     return StreamTopology(version=1, members=tuple(sorted(node.node_id for node in nodes)))
@@ -173,9 +192,14 @@ class ClusterState:
                     first_prev_chain=int(change["chain"], 16),
                 )
                 settings = StreamSettings(**change["settings"])
-                record = StreamRecord(entry_id, change["name"], topology, settings)
-                self._add(record)
-                return record
+                return self._add(StreamRecord(entry_id, change["name"], topology, settings))
+            case "settings":
+                settings = StreamSettings(**change["settings"])
+                return self._add(self.streams[change["stream"]]._replace(settings=settings))
+            case "trim":
+                record = self.streams[change["stream"]]
+                origin = Position(change["first"] - 1, int(change["chain"], 16))
+                return self._add(record._replace(topology=record.topology.trimmed(origin)))
             case "members":
                 record = self.streams[change["stream"]]
                 topology = record.topology._replace(
@@ -185,19 +209,18 @@ class ClusterState:
                 )
                 if topology.version != record.topology.version + 1:
                     raise InvariantError(f"{record.name}: {topology} follows {record.topology}")
-                record = record._replace(topology=topology)
-                self._add(record)
-                return record
+                return self._add(record._replace(topology=topology))
             case unknown:
                 raise InvariantError(f"{CLUSTER_STREAM_NAME} entry {entry_id}: change {unknown!r}")
 
-    def _add(self, record: StreamRecord) -> None:
+    def _add(self, record: StreamRecord) -> StreamRecord:
         self.streams[record.stream_id] = record
         self._ids[record.name] = record.stream_id
         if record.topology.old_members:
             self.joint.add(record.stream_id)
         else:
             self.joint.discard(record.stream_id)
+        return record
 
     def find(self, name: str) -> StreamRecord | None:
         """The stream of that name."""
@@ -217,14 +240,35 @@ class ClusterState:
             record.settings,
         )
 
-    def plan_members(self, name: str, members: tuple[str, ...]) -> StreamRecord | Refusal:
-        """The joint topology with which a change of the stream's members begins; the present one
-        if these are its members, or become them, already."""
+    def plan_change(self, name: str) -> StreamRecord | Refusal:
+        """The stream, if it is one that can be changed."""
         record = self.find(name)
         if record is None:
             return Refusal(Code.UNKNOWN_STREAM, f"no stream {shown(name)}")
         if record.stream_id == STREAM_CLUSTER:
-            return Refusal(Code.BAD_REQUEST, f"the members of {CLUSTER_STREAM_NAME} are fixed")
+            return Refusal(Code.BAD_REQUEST, f"{CLUSTER_STREAM_NAME} cannot be changed")
+        return record
+
+    def plan_settings(self, name: str, settings: StreamSettings) -> StreamRecord | Refusal:
+        """The stream with these settings."""
+        record = self.plan_change(name)
+        if isinstance(record, Refusal):
+            return record
+        return _refuse_settings(settings) or record._replace(settings=settings)
+
+    def plan_trim(self, name: str) -> StreamRecord | Refusal:
+        """The stream, if it can be trimmed at the moment."""
+        record = self.plan_change(name)
+        if isinstance(record, StreamRecord) and record.topology.old_members:
+            return _refuse_joint(record)
+        return record
+
+    def plan_members(self, name: str, members: tuple[str, ...]) -> StreamRecord | Refusal:
+        """The joint topology with which a change of the stream's members begins; the present one
+        if these are its members, or become them, already."""
+        record = self.plan_change(name)
+        if isinstance(record, Refusal):
+            return record
         wrong = self._refuse_members(members)
         if wrong is not None:
             return wrong
@@ -232,8 +276,7 @@ class ClusterState:
         if set(topology.members) == set(members):
             return record
         if topology.old_members:
-            text = f"{name} is being moved to {', '.join(topology.members)}; one change at a time"
-            return Refusal(Code.BUSY, text)
+            return _refuse_joint(record)
         return record._replace(
             topology=topology._replace(
                 version=topology.version + 1,
@@ -266,7 +309,7 @@ class ClusterState:
         if wrong is not None:
             return Refusal(Code.BAD_REQUEST, wrong)
         refusal = self._refuse_members(request.members) if request.members else None
-        refusal = refusal or _refuse_beginning(request)
+        refusal = refusal or _refuse_settings(request.settings) or _refuse_origin(request.origin)
         if refusal is not None:
             return refusal
         replicas = len(request.members) or request.replicas
@@ -283,12 +326,21 @@ class ClusterState:
         return tuple(sorted(members))
 
 
-def _refuse_beginning(request: CreateStream) -> Refusal | None:
-    """Why no stream can have these settings, or begin there."""
-    compression, origin = request.settings.compression, request.origin
-    if compression not in COMPRESSIONS:
-        text = f"compression {shown(compression)}; it is one of {', '.join(COMPRESSIONS)}"
+def _refuse_joint(record: StreamRecord) -> Refusal:
+    members = ", ".join(record.topology.members)
+    return Refusal(Code.BUSY, f"{record.name} is being moved to {members}; one change at a time")
+
+
+def _refuse_settings(settings: StreamSettings) -> Refusal | None:
+    """Why no stream can have these settings."""
+    if settings.compression not in COMPRESSIONS:
+        text = f"compression {shown(settings.compression)}; it is one of {', '.join(COMPRESSIONS)}"
         return Refusal(Code.BAD_REQUEST, text)
+    return None
+
+
+def _refuse_origin(origin: Position) -> Refusal | None:
+    """Why no stream can begin there."""
     if origin.entry_id >= ENTRY_ID_MAX or (origin.chain and not origin.entry_id):
         return Refusal(Code.BAD_REQUEST, f"no stream can begin behind {origin}")
     return None

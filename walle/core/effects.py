@@ -148,6 +148,20 @@ class ReadRecords(NamedTuple):
     send: Send
 
 
+class ReadOldest(NamedTuple):
+    """Answer `send` with the oldest record of the runs that is to stay, or the last below `end`.
+
+    before_us: those go that were written before then. bytes_max: and those which take, with all
+    that follow, more bytes than that. It may be an older one: how much is looked at is bounded.
+    """
+
+    stream_id: U64
+    end: U64
+    before_us: U64
+    bytes_max: U64
+    send: Send
+
+
 class Forward(NamedTuple):
     """Send this once everything ordered before it is durable."""
 
@@ -167,10 +181,14 @@ Action: TypeAlias = (
     | DropFill
     | Commit
     | ReadRecords
+    | ReadOldest
     | Forward
 )
 
-UNSYNCED = (Commit, ReadRecords, Forward)
+ReadAction: TypeAlias = ReadRecords | ReadOldest
+"""What storage answers with records."""
+
+UNSYNCED = (Commit, ReadRecords, ReadOldest, Forward)
 """The actions that by themselves leave nothing to sync."""
 
 

@@ -80,6 +80,15 @@ class History:
             return self.chains[index]
         return self.base.chain if index == -1 else None
 
+    def chains_from(self, entry_id: int, count_max: int) -> bytes:
+        """The chains of that entry, which is held and remembered, and of those behind it: 8 bytes
+        each, about count_max of them."""
+        index = entry_id - self.base.entry_id - 1
+        page = self.chains[max(index, 0) : max(index, 0) + count_max]
+        if index < 0:
+            page.insert(0, self.base.chain)
+        return page.tobytes()
+
     def holds(self, position: Position) -> bool:
         """Whether that entry, with that chain, is in the live run."""
         return self.chain_at(position.entry_id) == position.chain
@@ -165,6 +174,33 @@ class History:
         self.chains = array("Q", batch.chains[skip:])
         self.committed = committed
 
+    def trim(self, origin: Position) -> None:
+        """The stream begins behind `origin`, which is committed: what lies below is forgotten.
+
+        A commit point below it moves there. What the live run holds then stays if it holds that
+        entry; if not, it is too short, or has parted from the committed history below it. An aside
+        run that began below is of use only as far as it reaches into a gap right behind `origin`.
+        """
+        self.origin = origin
+        if self.committed.entry_id < origin.entry_id:
+            if not self.holds(origin):
+                self.runs.clear()
+                del self.chains[:]
+            self.committed = origin
+        if self.base.entry_id < origin.entry_id:
+            del self.chains[: origin.entry_id - self.base.entry_id]
+            self.base = origin
+        self.runs = [above for run in self.runs if (above := _above(run, origin)) is not None]
+        if self.fill is not None:
+            self.fill = _above(self.fill, origin)
+        is_next_missing = bool(self.runs) and self.runs[0].start > origin.entry_id + 1
+        self.aside = [
+            run
+            for run in self.aside
+            if run.start > origin.entry_id
+            or (is_next_missing and run.last.entry_id > origin.entry_id)
+        ]
+
     def _end_live_run(self, tail: Position) -> None:
         if self.runs and self.runs[-1].start <= tail.entry_id:
             self.runs[-1].last = tail
@@ -210,7 +246,7 @@ class History:
     def close_gap(self) -> None:
         """Joins the fill, which meets the run above, to its neighbours.
 
-        The aside runs that began in the gap go: each entry of theirs that was committed is now
+        The aside runs that began below its end go: each entry of theirs that was committed is now
         held, and the others are proved to lie outside the committed history.
         """
         gap = self.lowest_gap()
@@ -224,9 +260,8 @@ class History:
         if index and self.runs[index - 1].end == self.fill.start:
             self.runs[index - 1].last = above.last
             del self.runs[index]
-        start = self.fill.start
         self.fill = None
-        self.aside = [run for run in self.aside if not start <= run.start < above.start]
+        self.aside = [run for run in self.aside if run.start >= above.start]
 
     def run_with(self, entry_id: int) -> Run | None:
         """The proved or live run that holds `entry_id`."""
@@ -234,3 +269,10 @@ class History:
             if run.start <= entry_id:
                 return run if entry_id < run.end else None
         return None
+
+
+def _above(run: Run, origin: Position) -> Run | None:
+    """What of the run lies behind `origin`; None: nothing."""
+    if run.last.entry_id <= origin.entry_id:
+        return None
+    return run if run.start > origin.entry_id else Run(origin.entry_id + 1, origin.chain, run.last)

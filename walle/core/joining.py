@@ -9,15 +9,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from walle.core import effects
 from walle.errors import Code
 from walle.limits import GAPS_LISTED_MAX
 from walle.messages import AdoptReply, AskHeld, AskHeldReply, Confirm, ConfirmReply, Gap
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from walle.core.effects import Action, Address
+    from walle.core.effects import Address
     from walle.core.member import Member
     from walle.core.topology import StreamTopology
     from walle.messages import Put
@@ -28,25 +25,19 @@ class Joining:
     each answer.
     """
 
-    def __init__(
-        self, member: Member, order: Callable[[Action], None], on_change: Callable[[], None]
-    ) -> None:
+    def __init__(self, member: Member) -> None:
         self.mark = 0
         self._member = member
-        self._order = order
-        self._on_change = on_change
         self._confirmed_id: int | None = None
 
     def adopt(self, topology: StreamTopology) -> None:
-        """Takes up a newer topology of the stream; from now on older versions are refused."""
+        """Takes up a topology of the stream, if anything in it is newer."""
         member = self._member
-        if topology.version <= member.topology.version:
-            return
-        member.topology = topology
-        self.mark, self._confirmed_id = 0, None
-        self._order(effects.SetTopology(member.stream_id, member.name, topology))
-        member.backfill.on_topology()
-        self._on_change()
+        newest = member.topology.merged(topology)
+        if newest.version > member.topology.version:
+            self.mark, self._confirmed_id = 0, None
+        if newest != member.topology:
+            member.set_topology(newest)
 
     def adopted(self, sender: Address, request_id: int) -> None:
         """Answers the manager, once the topology is durable."""

@@ -9,14 +9,21 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from walle.core.change import Change, tell
+from walle.core.change import TELL_MS, Change, tell
 from walle.core.claim import Claim
-from walle.core.cluster import Refusal, encode_create_stream, encode_form, encode_members
+from walle.core.cluster import (
+    Refusal,
+    encode_create_stream,
+    encode_form,
+    encode_members,
+    encode_settings,
+)
 from walle.core.pipeline import Pipeline
+from walle.core.trimming import Trimming
 from walle.core.writer import NodeWriter
 from walle.errors import Code
 from walle.limits import NS_PER_MS, QUESTIONS_COUNT_MAX
-from walle.messages import CreateStream, Failure, Release, StreamInfo
+from walle.messages import CreateStream, Failure, Release, SetStream, StreamInfo, TrimStream
 from walle.record import Encoder
 
 if TYPE_CHECKING:
@@ -31,7 +38,6 @@ LEASE_MS = 2_000
 CLAIM_MS = 4 * LEASE_MS
 PAUSE_MS = 300
 ASK_MS = 1_000
-TELL_MS = 10_000
 OVERTAKEN = Failure(Code.BUSY, "the topology manager has changed; repeat the request")
 
 
@@ -52,6 +58,7 @@ class Manager:
         self._claimed_id = 0
         self._waiting: dict[str, tuple[int, Callable[[StreamInfo | Failure], None]]] = {}
         self.changes: dict[int, Change] = {}
+        self._trimming = Trimming(context, cluster, self._put_change)
 
     @property
     def is_acting(self) -> bool:
@@ -77,9 +84,7 @@ class Manager:
         if self._writer is None:
             return
         pipeline = self._writer.pipeline
-        self._writer.stop()
-        self._writer = None
-        self._stop_changes()
+        self._end(self._writer)
         self.is_releasing = True
 
         def done() -> None:
@@ -136,18 +141,14 @@ class Manager:
         self._writer = NodeWriter(self._context, pipeline, self._on_progress)
         if claimed.tail.entry_id == 0:
             self._put(encode_form(self._cluster.cluster_id, self._cluster.nodes.values()))
+        self._trimming.start()
         self.on_applied()  # what was applied before may be for the manager to go on with
 
     def _on_progress(self) -> None:
         if self._writer is None or self._writer.pipeline.lost is None:
             return
-        self._writer.stop()
-        self._writer = None
-        self._stop_changes()
+        self._end(self._writer)
         self._context.outbox.note("this node is no longer the topology manager")
-        waiting, self._waiting = self._waiting, {}
-        for _, answer in waiting.values():
-            answer(OVERTAKEN)
         self.watch()
 
     def _put(self, change: bytes) -> int:
@@ -160,32 +161,44 @@ class Manager:
 
     # --- acting -----------------------------------------------------------------------------------
 
-    def create_stream(
+    def change(
+        self,
+        request: CreateStream | SetStream | TrimStream,
+        answer: Callable[[StreamInfo | Failure], None],
+    ) -> None:
+        """Does what is asked; answers once that is committed and applied here."""
+        match request:
+            case CreateStream():
+                self._create_stream(request, answer)
+            case SetStream():
+                self._set_stream(request, answer)
+            case _:
+                self._trimming.trim(request, answer)
+
+    def _create_stream(
         self, request: CreateStream, answer: Callable[[StreamInfo | Failure], None]
     ) -> None:
-        """Creates a stream; answers once that is committed and applied here."""
         plan = self._cluster.plan_stream(request)
+        existing = self._cluster.find(request.name)
         if isinstance(plan, Refusal):
             answer(Failure(*plan))
-            return
-        existing = self._cluster.find(request.name)
-        if existing is not None:
+        elif existing is not None:
             answer(self._cluster.info(existing))
-            return
-        pipeline = self._writer.pipeline if self._writer is not None else None
-        if (
-            pipeline is None
-            or pipeline.exclusive_until_ns() < self._context.now_ns
-            or len(self._waiting) >= QUESTIONS_COUNT_MAX
-        ):
-            answer(Failure(Code.BUSY, "the topology manager has no majority at the moment"))
-            return
-        if request.name in self._waiting:  # with these settings or others: repeating will tell
-            answer(Failure(Code.BUSY, f"stream {request.name} is being created"))
-            return
-        change = encode_create_stream(request.name, plan, request.settings, request.origin)
-        entry_id = self._put(change)
-        self._waiting[request.name] = (entry_id, answer)
+        else:
+            change = encode_create_stream(request.name, plan, request.settings, request.origin)
+            self._put_change(request.name, change, answer)
+
+    def _set_stream(
+        self, request: SetStream, answer: Callable[[StreamInfo | Failure], None]
+    ) -> None:
+        plan = self._cluster.plan_settings(request.name, request.settings)
+        if isinstance(plan, Refusal):
+            answer(Failure(*plan))
+        elif plan == self._cluster.find(request.name):
+            answer(self._cluster.info(plan))
+        else:
+            change = encode_settings(plan.stream_id, plan.settings)
+            self._put_change(request.name, change, answer)
 
     def change_members(
         self, name: str, members: tuple[str, ...], answer: Callable[[StreamInfo | Failure], None]
@@ -196,11 +209,24 @@ class Manager:
             answer(Failure(*plan))
         elif plan == self._cluster.find(name):
             answer(self._cluster.info(plan))
-        elif name in self._waiting:
-            answer(Failure(Code.BUSY, f"stream {name} is being changed"))
         else:
-            entry_id = self._put(encode_members(plan.stream_id, plan.topology))
-            self._waiting[name] = (entry_id, answer)
+            self._put_change(name, encode_members(plan.stream_id, plan.topology), answer)
+
+    def _put_change(
+        self, name: str, change: bytes, answer: Callable[[StreamInfo | Failure], None]
+    ) -> None:
+        """Puts a change of the stream of that name; answers once it is applied here."""
+        pipeline = self._writer.pipeline if self._writer is not None else None
+        if (
+            pipeline is None
+            or pipeline.exclusive_until_ns() < self._context.now_ns
+            or len(self._waiting) >= QUESTIONS_COUNT_MAX
+        ):
+            answer(Failure(Code.BUSY, "the topology manager has no majority at the moment"))
+        elif name in self._waiting:  # repeating will tell
+            answer(Failure(Code.BUSY, f"stream {name} is being created or changed"))
+        else:
+            self._waiting[name] = (self._put(change), answer)
 
     def _go_on_with_changes(self) -> None:
         """Every stream that is joint is changed on; what a former manager has begun, too."""
@@ -220,10 +246,17 @@ class Manager:
         alone = topology._replace(version=topology.version + 1, old_members=())
         self._put(encode_members(record.stream_id, alone))
 
-    def _stop_changes(self) -> None:
+    def _end(self, writer: NodeWriter) -> None:
+        """This node is no longer the manager, of which that was the writer."""
+        writer.stop()
+        self._writer = None
         for change in self.changes.values():
             change.stop()
         self.changes.clear()
+        waiting, self._waiting = self._waiting, {}
+        for _, answer in waiting.values():
+            answer(OVERTAKEN)
+        self._trimming.stop()
 
     def on_applied(self) -> None:
         """Entries of `/cluster` have been applied: answers whoever waited for them."""

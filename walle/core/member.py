@@ -120,7 +120,7 @@ class Member:
         self.backfill = Backfill(context, self)
         self.orphan = Orphan(context, self)
         self.syncing = Syncing(context, self)
-        self.joining = Joining(self, self._order, self._changed)
+        self.joining = Joining(self)
         self.adoption = Adoption(context, self)
 
     def start(self) -> None:
@@ -189,7 +189,7 @@ class Member:
             return Code.NOT_PROMISED
         return Code.OK
 
-    # --- promise ----------------------------------------------------------------------------------
+    # --- promise and topology ---------------------------------------------------------------------
 
     def set_promise(self, writer: WriterId, address: str, lease_ms: int) -> None:
         """Records a newer promise; from now on older writers are refused."""
@@ -203,6 +203,20 @@ class Member:
         self.syncing.cancel()
         self.last_put_ns = self.context.now_ns
         self.watching.on_change()
+        self._changed()
+
+    def set_topology(self, topology: StreamTopology) -> None:
+        """Records a newer topology. Where it begins later the commit point is at its origin."""
+        if self.history.holds(topology.origin):
+            self.advance(topology.origin)
+        self._note_commit()  # storage learns by it that the live run holds the origin
+        self.history.trim(topology.origin)
+        self._noted_id = self.history.committed.entry_id
+        self._forget_missing(up_to=self._noted_id)
+        self.topology = topology
+        self._order(effects.SetTopology(self.stream_id, self.name, topology))
+        self.backfill.on_topology()
+        self._take_reordered()
         self._changed()
 
     # --- put --------------------------------------------------------------------------------------
@@ -547,11 +561,7 @@ class Member:
         first = max(message.start, history.committed.entry_id)
         chains = b""
         if code is Code.OK and first <= history.tail.entry_id:
-            index = first - history.base.entry_id - 1
-            page = history.chains[max(index, 0) : max(index, 0) + TAIL_PAGE_ENTRIES]
-            if index < 0:
-                page.insert(0, history.base.chain)
-            chains = page.tobytes()
+            chains = history.chains_from(first, TAIL_PAGE_ENTRIES)
         reply = ReadTailReply(
             self.stream_id,
             code,

@@ -31,6 +31,7 @@ from walle.messages import (
     Adopt,
     AskCommitted,
     AskHeld,
+    AskOldest,
     AskWriter,
     Claim,
     Confirm,
@@ -49,11 +50,13 @@ from walle.messages import (
     Read,
     ReadTail,
     Release,
+    SetStream,
     Stamp,
     Status,
     StatusReply,
     StreamList,
     Sync,
+    TrimStream,
     Welcome,
     WriterStatus,
     encoded_size,
@@ -69,7 +72,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-CREATE_MS = 5_000
+CHANGE_MS = 5_000
 
 WRITERS_REQUESTS = (Put, Claim, Release)
 """What on `/cluster` only nodes may ask."""
@@ -123,7 +126,7 @@ class Node:
         self._news = News(context, self.members)
         self._writers = Writers(context, self.cluster, self.members, self._catch_up)
         self._node_sessions: set[int] = set()
-        self._creating = 0
+        self._changing = 0
         self._requests = self._dispatch_table()
         if recovered.cluster_id != NO_IDENTITY:
             self.cluster.form(recovered.cluster_id, recovered.nodes)
@@ -221,7 +224,9 @@ class Node:
             ),
             Describe: self._on_describe,
             ListStreams: self._on_list_streams,
-            CreateStream: self._on_create_stream,
+            CreateStream: self._on_change,
+            SetStream: self._on_change,
+            TrimStream: self._on_change,
             Status: self._on_status,
             NewWriter: self._to_member(Member.new_writer),
             ReadTail: self._to_member(Member.read_tail),
@@ -230,6 +235,9 @@ class Node:
             AskWriter: self._to_member(lambda member, *asked: member.adoption.answer(*asked)),
             Fetch: lambda sender, rid, m: self._with_member(
                 sender, rid, m, lambda member: member.reading.fetch(sender, rid, m)
+            ),
+            AskOldest: lambda sender, rid, m: self._with_member(
+                sender, rid, m, lambda member: member.reading.find_oldest(sender, rid, m)
             ),
             Adopt: self._on_adopt,
             Confirm: self._to_member(lambda member, *asked: member.joining.confirm(*asked)),
@@ -350,7 +358,7 @@ class Node:
         self._follower.follow()
 
     def _on_stream(self, record: StreamRecord) -> None:
-        """`/cluster` tells of a new stream, or of new members."""
+        """`/cluster` tells of a new stream, of new members, or of a trim."""
         member = self.members.get(record.stream_id)
         if member is not None:
             member.joining.adopt(record.topology)
@@ -434,11 +442,13 @@ class Node:
         streams, more = _page(infos, encoded_size)
         self.context.send(sender, StreamList(more, tuple(streams)), request_id)
 
-    def _on_create_stream(self, sender: Address, request_id: int, create: CreateStream) -> None:
+    def _on_change(
+        self, sender: Address, request_id: int, request: CreateStream | SetStream | TrimStream
+    ) -> None:
         """Handled by the manager, wherever it is."""
         if self.manager is not None and self.manager.is_acting:
-            self.manager.create_stream(
-                create, lambda answer: self.context.send(sender, answer, request_id)
+            self.manager.change(
+                request, lambda answer: self.context.send(sender, answer, request_id)
             )
             return
         manager = self._manager_node()
@@ -447,25 +457,25 @@ class Node:
             self._fail(sender, request_id, Code.BUSY, text)
             return
 
-        if self._creating >= QUESTIONS_COUNT_MAX:
-            text = f"{QUESTIONS_COUNT_MAX} requests to create streams wait here already"
+        if self._changing >= QUESTIONS_COUNT_MAX:
+            text = f"{QUESTIONS_COUNT_MAX} requests to create or change streams wait here already"
             self._fail(sender, request_id, Code.BUSY, text)
             return
-        self._creating += 1
+        self._changing += 1
 
         def on_reply(_node: str, reply: Message, _batch: Batch | None) -> None:
             call.finish()
             end(reply)
 
         def end(answer: Message) -> None:
-            self._creating -= 1
+            self._changing -= 1
             self.context.send(sender, answer, request_id)
 
         call = self.context.calls.ask(
             [manager],
-            create,
+            request,
             on_reply,
-            until_ns=self.context.after_ms(CREATE_MS),
+            until_ns=self.context.after_ms(CHANGE_MS),
             on_end=lambda: end(
                 Failure(Code.BUSY, f"the topology manager {manager} does not answer")
             ),

@@ -15,7 +15,14 @@ from walle.core.effects import Send
 from walle.core.question import SharedQuestion
 from walle.errors import Code
 from walle.limits import FETCH_BYTES_MAX, READS_WAITING_MAX
-from walle.messages import AskWriter, AskWriterReply, Failure, FetchReply, Read, ReadReply
+from walle.messages import (
+    AskWriter,
+    AskWriterReply,
+    Failure,
+    FetchReply,
+    Read,
+    ReadReply,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,7 +31,8 @@ if TYPE_CHECKING:
     from walle.core.context import Context
     from walle.core.effects import Address
     from walle.core.member import Member
-    from walle.messages import Fetch, Message
+    from walle.ids import IdRange
+    from walle.messages import AskOldest, Fetch, Message
     from walle.record import Batch
 
 READ_MS = 10_000
@@ -228,10 +236,8 @@ class Reading:
     def _answer(self, sender: Address, request_id: int, read: Read) -> None:
         history = self._member.history
         first_id = history.origin.entry_id + 1
-        if read.start < first_id:
-            text = f"{self._member.name} begins at entry {first_id}; {read.start} was trimmed"
-            self._context.send(sender, Failure(Code.TRIMMED, text), request_id)
-        elif read.start > history.committed.entry_id or not read.bytes_max:
+        read = read._replace(start=read.start or first_id)
+        if not first_id <= read.start <= history.committed.entry_id or not read.bytes_max:
             self._context.send(sender, self._reply(), request_id)
         elif (run := history.run_with(read.start)) is not None:
             self._context.outbox.order(
@@ -247,13 +253,16 @@ class Reading:
             )
         elif read.local:
             gap = next(gap for gap in history.gaps() if gap.start <= read.start < gap.end)
-            text = (
-                f"{self._context.node_id} does not hold entries {gap} of {self._member.name} yet; "
-                "read them from the stream's other members, or wait until its gap is closed"
-            )
-            self._context.send(sender, Failure(Code.GAP, text), request_id)
+            self._refuse_gap(sender, request_id, gap)
         else:
             self._read_elsewhere(sender, request_id, read)
+
+    def _refuse_gap(self, to: Address, request_id: int, gap: IdRange) -> None:
+        text = (
+            f"{self._context.node_id} does not hold entries {gap} of {self._member.name} yet; "
+            "read them from the stream's other members, or wait until its gap is closed"
+        )
+        self._context.send(to, Failure(Code.GAP, text), request_id)
 
     def _read_elsewhere(self, sender: Address, request_id: int, read: Read) -> None:
         """What lies in a gap here is asked of the other members, one after the other, and passed
@@ -286,7 +295,25 @@ class Reading:
 
         ask_next()
 
-    # --- other members ----------------------------------------------------------------------------
+    # --- other nodes ------------------------------------------------------------------------------
+
+    def find_oldest(self, sender: Address, request_id: int, message: AskOldest) -> None:
+        """The first record that is to stay, for the manager. With a gap nobody knows how old, or
+        how many, the missing entries are."""
+        history = self._member.history
+        gaps = history.gaps()
+        if gaps:
+            self._refuse_gap(sender, request_id, gaps[0])
+            return
+        self._context.outbox.order(
+            effects.ReadOldest(
+                self._member.stream_id,
+                history.committed.entry_id + 1,
+                message.before_us,
+                message.bytes_max,
+                send=Send(sender, request_id, self._reply()),
+            )
+        )
 
     def fetch(self, sender: Address, request_id: int, message: Fetch) -> None:
         """Records for another member: from any run, aside runs too; the asking member checks."""

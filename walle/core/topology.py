@@ -1,7 +1,7 @@
-"""A stream's topology: who its members are, under which version.
+"""A stream's topology: who its members are, under which version, and where the stream begins.
 
-docs/protocol.md, "Membership". While a change of members is under way the topology is *joint*:
-every decision then needs a majority of the old members and a majority of the new.
+docs/protocol.md, "Membership" and "Trim". While a change of members is under way the topology is
+*joint*: every decision then needs a majority of the old members and a majority of the new.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from walle.messages import U64
 
 
 class StreamTopology(NamedTuple):
-    """version: the label of every request about the stream.
+    """version: the label of every request about the stream; a trim leaves it as it is.
     members: node ids; the new ones while joint.
     old_members: node ids while joint, else empty.
     first_entry_id, first_prev_chain: the first entry not trimmed, and the chain before it.
@@ -34,3 +34,14 @@ class StreamTopology(NamedTuple):
     def origin(self) -> Position:
         """The position before the first entry."""
         return Position(self.first_entry_id - 1, self.first_prev_chain)
+
+    def trimmed(self, origin: Position) -> StreamTopology:
+        """With `origin` before the first entry, unless that one is further on already."""
+        if origin.entry_id < self.first_entry_id:
+            return self
+        return self._replace(first_entry_id=origin.entry_id + 1, first_prev_chain=origin.chain)
+
+    def merged(self, other: StreamTopology) -> StreamTopology:
+        """The newer members of the two, and the later beginning."""
+        older, newer = sorted((self, other), key=lambda each: each.version)
+        return newer.trimmed(older.origin)

@@ -36,6 +36,7 @@ RECOVERED = 30  # storage to consensus, at the start
 _ORDER = struct.Struct("=BQB")
 _ENTRIES = struct.Struct("=QIQQQQ")
 _READ = struct.Struct("=QQQIBQB")
+_READ_OLDEST = struct.Struct("=QQQQ")
 _SEND = struct.Struct("=BQ")
 _ENDED = struct.Struct("=BQ")
 
@@ -49,7 +50,15 @@ _PLAIN = (
     effects.DropFill,
     effects.Commit,
 )
-_ALL = (*_PLAIN, effects.Append, effects.Jump, effects.Fill, effects.ReadRecords, effects.Forward)
+_ALL = (
+    *_PLAIN,
+    effects.Append,
+    effects.Jump,
+    effects.Fill,
+    effects.ReadRecords,
+    effects.ReadOldest,
+    effects.Forward,
+)
 _NUMBERS = {action: number for number, action in enumerate(_ALL)}
 _CODECS = {action: codec_of(action) for action in _PLAIN}
 
@@ -96,6 +105,10 @@ def pack_order(
             )
             to, head = to_frame(action.send)
             return [start, fixed, _SEND.pack(*to), head]
+        case effects.ReadOldest():
+            fixed = _READ_OLDEST.pack(*action[:-1])
+            to, head = to_frame(action.send)
+            return [start, fixed, _SEND.pack(*to), head]
         case effects.Forward():
             to, head = to_frame(action.send)
             return [start, _SEND.pack(*to), head]
@@ -119,6 +132,10 @@ def unpack_order(view: memoryview, arena: memoryview) -> Order:
                 stream_id, start, end, size, after if has_after else None, bool(aside), send
             ),
         )
+    if cls is effects.ReadOldest:
+        stream_id, end, before_us, bytes_max = _READ_OLDEST.unpack_from(view, offset)
+        send = _unpack_send(view, offset + _READ_OLDEST.size)
+        return Order(sequence, effects.ReadOldest(stream_id, end, before_us, bytes_max, send))
     if cls is effects.Forward:
         return Order(sequence, effects.Forward(_unpack_send(view, offset)))
     stream_id, skip, ts, nonce, committed_id, chain = _ENTRIES.unpack_from(view, offset)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from walle.limits import READS_QUEUED_MAX, READS_QUEUED_SESSION_MAX
 
 if TYPE_CHECKING:
-    from walle.core.effects import ReadRecords
+    from walle.core.effects import ReadAction
     from walle.process.mail import Destination
 
 
@@ -20,13 +20,13 @@ class Reads:
     """Bounded, for each session and in all."""
 
     def __init__(self) -> None:
-        self._queues: dict[Destination, deque[ReadRecords]] = {}  # whose turn it is stands first
+        self._queues: dict[Destination, deque[ReadAction]] = {}  # whose turn it is stands first
         self._count = 0
 
     def __len__(self) -> int:
         return self._count
 
-    def add(self, whose: Destination, read: ReadRecords) -> bool:
+    def add(self, whose: Destination, read: ReadAction) -> bool:
         """Returns whether there was room for it."""
         queue = self._queues.get(whose)
         if self._count >= READS_QUEUED_MAX or len(queue or ()) >= READS_QUEUED_SESSION_MAX:
@@ -37,7 +37,7 @@ class Reads:
         self._count += 1
         return True
 
-    def take(self) -> ReadRecords:
+    def take(self) -> ReadAction:
         """The oldest of the session whose turn it is."""
         whose = next(iter(self._queues))
         queue = self._queues.pop(whose)

@@ -66,7 +66,7 @@ class Storage:
         self._to_consensus: deque[list[Any]] = deque(orders.pack_recovered(store.recovered()))
 
     def do_work(self) -> int:
-        """One round: all orders that wait. Then some of the reads."""
+        """One round: all orders that wait. Then some of the reads, and some trimmed files."""
         region = self._region
         views = region.orders.consume()
         self._confirm()
@@ -76,7 +76,7 @@ class Storage:
                 region.consensus_bell.ring()
         self._look()
         self._publish()
-        return len(views) + self._read_some()
+        return len(views) + self._read_some() + self._store.remove_some()
 
     def _confirm(self) -> None:
         """Lets the round confirm what was made durable a while ago, if that time has come."""
@@ -120,7 +120,7 @@ class Storage:
     def may_sleep(self) -> bool:
         """Arms the ring of orders, and waits for room for what consensus has not been told, and for
         what was read."""
-        if self._can_read():
+        if self._can_read() or self._store.has_trimmed_files:
             return False
         waits = self._to_consensus and self._region.results.arm_producer(
             sum(len(part) for part in self._to_consensus[0])
@@ -143,7 +143,7 @@ class Storage:
             sequence, action = orders.unpack_order(view, self._region.arena)
             if isinstance(action, effects.Forward):
                 forwards.append(action.send)
-            elif isinstance(action, effects.ReadRecords):
+            elif isinstance(action, effects.ReadAction):
                 if not self._reads.add(_reader_of(action), action):
                     refused.append(action)
             else:
@@ -184,14 +184,14 @@ class Storage:
             and not self._region.durable.arm_producer(FRAME_BYTES_MAX + RING_MESSAGE_BYTES)
         )
 
-    def _read(self, read: effects.ReadRecords) -> int:
+    def _read(self, read: effects.ReadAction) -> int:
         """Answers a read; returns of how many bytes."""
         head: bytes = read.send.message
         try:
             records = self._store.read(read)
         except CorruptionError as error:
             log.error("a read found damage: %s", error)  # noqa: TRY400 - it says all there is
-            self._fail(read, Code.DAMAGED, f"entry {read.start} is damaged here: {error}")
+            self._fail(read, Code.DAMAGED, f"an entry is damaged here: {error}")
             return 0
         size = sum(len(part) for part in records)
         if records:
@@ -199,7 +199,7 @@ class Storage:
         self._send(read.send.to, head, records)
         return size
 
-    def _fail(self, read: effects.ReadRecords, code: Code, text: str) -> None:
+    def _fail(self, read: effects.ReadAction, code: Code, text: str) -> None:
         request_id = frame.request_id_of(read.send.message)
         self._send(read.send.to, frame.encode_head(Failure(code, text), request_id), [])
 
@@ -228,6 +228,6 @@ class Storage:
             self._region.network_bell.ring()
 
 
-def _reader_of(read: effects.ReadRecords) -> Destination:
+def _reader_of(read: effects.ReadAction) -> Destination:
     to: Any = read.send.to  # what came through the ring is a frame already
     return Destination(*to)

@@ -33,23 +33,24 @@ class SparseIndex:
 
     Where a batch is larger than that there are fewer: points are taken per batch, not per entry.
 
+    offsets: of the points.
     end, last: the records up to there are indexed, and have been checked.
     """
 
-    __slots__ = ("_chains", "_ids", "_offsets", "end", "last")
+    __slots__ = ("_chains", "_ids", "end", "last", "offsets")
 
     def __init__(self, offset: int, before: Position) -> None:
         self._ids = array("Q", [before.entry_id + 1])
-        self._offsets = array("Q", [offset])
+        self.offsets = array("Q", [offset])
         self._chains = array("Q", [before.chain])
         self.end = offset
         self.last = before
 
     def add(self, size: int, last: Position) -> None:
         """The next `size` bytes hold the entries up to `last`."""
-        if self.end - self._offsets[-1] >= INDEX_STEP_BYTES:
+        if self.end - self.offsets[-1] >= INDEX_STEP_BYTES:
             self._ids.append(self.last.entry_id + 1)
-            self._offsets.append(self.end)
+            self.offsets.append(self.end)
             self._chains.append(self.last.chain)
         self.end += size
         self.last = last
@@ -73,9 +74,9 @@ class SparseIndex:
     def around(self, entry_id: int) -> Stretch:
         """The stretch that holds the entry, which is indexed."""
         index = bisect_right(self._ids, entry_id) - 1
-        end = self._offsets[index + 1] if index + 1 < len(self._offsets) else self.end
+        end = self.offsets[index + 1] if index + 1 < len(self.offsets) else self.end
         return Stretch(
-            self._offsets[index], end, Position(self._ids[index] - 1, self._chains[index])
+            self.offsets[index], end, Position(self._ids[index] - 1, self._chains[index])
         )
 
 
@@ -130,3 +131,8 @@ class Extent:
 def first_id_of(extent: Extent) -> int:
     """The key by which extents of one run, or of all runs, are sorted."""
     return extent.first_id
+
+
+def last_id_of(extent: Extent) -> int:
+    """The same, by their ends."""
+    return extent.last.entry_id

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from walle.core.effects import NO_PROMISE, Promise
 from walle.errors import invariant
 from walle.ids import NO_WRITER, Position
-from walle.storage.extent import Extent, SparseIndex, first_id_of
+from walle.storage.extent import Extent, SparseIndex, first_id_of, last_id_of
 from walle.storage.manifest import Kind, StreamRecord, Update, encode
 from walle.storage.notes import RECORDS_START
 
@@ -37,7 +37,7 @@ class StreamLog:
     next_number: of the stream's next segment file.
     has_unsynced: records were added that are not durable yet.
     garbage: segments in which no extent lies any more, to be removed once the journal says so.
-    trimmed: such ones that held trimmed entries last: their files may be used again.
+    trimmed: such ones that held trimmed entries last, perhaps many: their files may be used again.
     """
 
     def __init__(self, stream_id: int, name: str, topology: StreamTopology) -> None:
@@ -86,6 +86,32 @@ class StreamLog:
             self.doubtful_id = 0
         self.accepted = accepted
         self._has_accepted = True
+
+    def trim(self) -> None:
+        """The topology's origin may have risen. Extents wholly below it go; one that reaches above
+        it stays whole, as does the file it lies in.
+
+        If the commit point is below it, the live run does not hold that entry, and goes.
+        """
+        origin = self.topology.origin
+        if self.committed.entry_id < origin.entry_id:
+            self._drop(self.runs)
+            self.runs = []
+            self.committed = origin
+            self.durable_id = origin.entry_id
+        for extents in (self.runs, self.fill):
+            count = bisect_right(extents, origin.entry_id, key=last_id_of)
+            self._drop(extents[:count])
+            del extents[:count]
+        is_next_missing = bool(self.runs) and self.runs[0].first_id > origin.entry_id + 1
+        kept = []
+        for group in self.aside:
+            is_above = group[-1].last.entry_id > origin.entry_id
+            if group[0].first_id > origin.entry_id or (is_next_missing and is_above):
+                kept.append(group)
+            else:
+                self._drop(group)
+        self.aside = kept
 
     def start_extent(
         self, extents: list[Extent], kind: Kind, segment: Segment, before: Position
@@ -142,14 +168,14 @@ class StreamLog:
             return self.fill[-1].last
         below = self.topology.origin
         for extent in self.runs:
-            if extent.before != below:
+            if extent.first_id > below.entry_id + 1:
                 break
             below = extent.last
         return below
 
     def close_gap(self) -> None:
-        """The fill has met the run above it: it is part of it now. Aside runs that began in the
-        gap are dropped."""
+        """The fill has met the run above it: it is part of it now. Aside runs that began below the
+        gap's end are dropped."""
         invariant(self.fill, "a gap is closed by a fill", stream=self.stream_id)
         fill, self.fill = self.fill, []
         start = fill[0].first_id
@@ -167,7 +193,7 @@ class StreamLog:
         self.runs[index:index] = fill
         kept = []
         for group in self.aside:
-            if start <= group[0].first_id < end:
+            if group[0].first_id < end:
                 self._drop(group)
             else:
                 kept.append(group)

@@ -17,7 +17,7 @@ from walle.record import HEADER_BYTES, Scan, Stop, scan
 from walle.storage.extent import SparseIndex, first_id_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from walle.storage.extent import Extent
     from walle.storage.pool import Pool
@@ -97,7 +97,7 @@ class Reader:
 
         size: bytes of records that are there already.
         """
-        view = self._map(extent)[offset:]
+        view = self.map(extent)[offset:]
         found = scan(
             view,
             after=before,
@@ -114,7 +114,7 @@ class Reader:
         Raises:
             CorruptionError: the extent is damaged before it.
         """
-        view = self._map(extent)
+        view = self.map(extent)
         index = self._index(extent)
         while index.last.entry_id < entry_id:
             offset = index.end
@@ -134,6 +134,23 @@ class Reader:
         (prev_chain,) = _PREV_CHAIN.unpack_from(view, offset)
         return Place(offset, prev_chain)
 
+    def points(self, extent: Extent) -> Iterator[int]:
+        """The offsets of the index's points, from the first on; it is made as far as it is asked
+        for.
+
+        Raises:
+            CorruptionError: the extent is damaged before the next one.
+        """
+        view, index = self.map(extent), self._index(extent)
+        number = 0
+        while True:
+            yield from index.offsets[number:]
+            number = len(index.offsets)
+            if index.last.entry_id >= extent.last.entry_id:
+                return
+            offset = index.end
+            _check(extent, index.read_on(view), offset)
+
     def keep_index(self, extent: Extent) -> None:
         """The extent, sealed now, has an index: it counts among the bounded number."""
         self._indexed.pop(extent, None)
@@ -150,7 +167,7 @@ class Reader:
             self.keep_index(extent)
         return extent.index
 
-    def _map(self, extent: Extent) -> memoryview:
+    def map(self, extent: Extent) -> memoryview:
         """The extent's file up to where the extent ends."""
         if extent.segment.buffers:
             self._pool.write(extent.segment)

@@ -131,7 +131,6 @@ class StreamRecovery:
         *,
         reads_all: bool = False,
     ) -> None:
-        self._record = record
         self._extents = sorted(extents, key=lambda each: (each.group_id, each.first_id))
         self._look = look
         self._reads_all = reads_all
@@ -142,6 +141,8 @@ class StreamRecovery:
             record.first_entry_id,
             record.first_prev_chain,
         )
+        # The origin of a trim is committed, and may be durable before the journal says so.
+        self._record = record._replace(committed=max(record.committed, topology.origin))
         self._log = StreamLog(record.stream_id, record.name, topology)
         self._kept: list[Piece] = []
         self._findings: list[str] = []
@@ -163,6 +164,7 @@ class StreamRecovery:
             if extent.is_sealed:
                 extent.index = None
         self._close_gap(history)
+        history.trim(log.topology.origin)
         if log.doubtful_id <= history.committed.entry_id:
             log.doubtful_id = 0
         state = State(
@@ -242,6 +244,8 @@ class StreamRecovery:
     def _place(self, piece: Piece) -> list[Extent]:
         """Adds the piece to the runs, or returns it as one to be kept aside, or neither."""
         committed, extent = self._record.committed, piece.extent
+        if extent.last.entry_id < self._record.first_entry_id:
+            return []  # trimmed
         if not piece.is_named:
             found = Found.LOOSE
         else:
@@ -335,7 +339,10 @@ class StreamRecovery:
             if not examined.pieces or gap is None:
                 break
             extent = examined.pieces[0].extent
-            if extent.before != log.fill_position() or extent.last.entry_id >= gap[1].start:
+            is_linked = extent.before == log.fill_position() or (
+                extent.first_id < self._record.first_entry_id <= extent.last.entry_id
+            )
+            if not is_linked or extent.last.entry_id >= gap[1].start:
                 break
             log.fill.append(extent)
             if extent.last.entry_id < examined.known_id or examined.torn_bytes:

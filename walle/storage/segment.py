@@ -181,7 +181,7 @@ def next_size(
     Args:
         previous: the segment before it, None for the first.
         needed_bytes: records that must fit.
-        is_full: the previous segment is full: the stream needs larger ones.
+        is_full: the previous segment is full, and none of it is trimmed: larger ones are needed.
         room_bytes: what the disk has room for; above the smallest size, no more is asked of it.
     """
     size = SEGMENT_BYTES_MIN if previous is None else previous.size

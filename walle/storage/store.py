@@ -6,6 +6,7 @@ writes and syncs happen, and what a crash between any two of them leaves.
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from walle.core import effects
@@ -15,6 +16,7 @@ from walle.native import records_seek
 from walle.storage import manifest
 from walle.storage.log import StreamLog, snapshot
 from walle.storage.manifest import ClusterRecord, Kind
+from walle.storage.oldest import find_oldest
 from walle.storage.opening import open_directory
 from walle.storage.pool import Pool
 from walle.storage.reader import Reader, Wanted
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 
 NOTE_LAG_ENTRIES = COMMITTED_LAG_ENTRIES_MAX // 2
 """A commit point is written for its own sake once it is so far ahead of the journal's."""
+REMOVED_AT_ONCE_COUNT = 4
+"""Of the files of what was trimmed: large ones take a while."""
 
 
 class Store:
@@ -75,6 +79,7 @@ class Store:
         self._changed: dict[StreamLog, None] = {}
         self._notes: dict[StreamLog, None] = {}
         self._directories: dict[Path, None] = {}
+        self._trimmed: deque[Segment] = deque()
         self._has_new_cluster = False
         self._has_failed = False
         self._handlers: dict[type[Any], Callable[[Any], None]] = {
@@ -112,26 +117,28 @@ class Store:
             self._has_failed = True
             raise
 
-    def read(self, action: effects.ReadRecords) -> list[memoryview]:
+    def read(self, action: effects.ReadAction) -> list[memoryview]:
         """The records' bytes from `start` on, in order, checked: CRC, id and chain of each.
 
         They come from one run, at least one record if there is one, and end before `end`, behind
         about bytes_max bytes, or before a damaged record. Runs are looked at first, then aside
         runs if the action says so. With `after`, only a run whose record `start` builds on that
-        chain. What was executed and not yet synced is seen.
+        chain. What was executed and not yet synced is seen. Of ReadOldest it is one record.
 
         Returns:
             Parts of read-only maps, valid until the next round: a file may be used again then.
             Nothing if the entry is not held.
 
         Raises:
-            CorruptionError: the record of `start` does not pass its checks. The store goes on.
+            CorruptionError: the first record does not pass its checks. The store goes on.
         """
         log = self._logs.get(action.stream_id)
         if log is None:
             return []
-        wanted = Wanted(action.start, action.end, action.bytes_max, action.after)
         try:
+            if isinstance(action, effects.ReadOldest):
+                return self._read_oldest(log, action)
+            wanted = Wanted(action.start, action.end, action.bytes_max, action.after)
             views = self._reader.read(log.runs, wanted)
             for group in log.aside if action.aside else ():
                 if not views:
@@ -140,6 +147,12 @@ class Store:
             self._has_failed = True
             raise
         return views
+
+    def _read_oldest(self, log: StreamLog, action: effects.ReadOldest) -> list[memoryview]:
+        if not log.runs:
+            return []
+        entry_id = min(find_oldest(self._reader, log.runs, action), action.end - 1)
+        return self._reader.read(log.runs, Wanted(entry_id, entry_id + 1, 1, None))
 
     @property
     def is_dirty(self) -> bool:
@@ -179,6 +192,20 @@ class Store:
         except BaseException:
             self._has_failed = True
             raise
+
+    @property
+    def has_trimmed_files(self) -> bool:
+        """Whether `remove_some` would have something to do."""
+        return bool(self._trimmed)
+
+    def remove_some(self) -> int:
+        """Removes a few files of what was trimmed, or keeps them for other use; returns how many.
+        The journal does not name them any more: those that a crash leaves are removed when the
+        directory is opened."""
+        count = min(len(self._trimmed), REMOVED_AT_ONCE_COUNT)
+        for _ in range(count):
+            self._pool.recycle(self._trimmed.popleft())
+        return count
 
     def status(self) -> dict[int, dict[str, int]]:
         """For each stream, how many segment files it has and their bytes on disk."""
@@ -221,6 +248,7 @@ class Store:
             log = StreamLog(action.stream_id, action.name, action.topology)
             self._logs[action.stream_id] = log
         log.name, log.topology = action.name, action.topology
+        log.trim()
         self._changed[log] = None
 
     def _set_promise(self, action: effects.SetPromise) -> None:
@@ -325,8 +353,10 @@ class Store:
         """A new extent in a new segment, with the header as the first thing to be written."""
         extents = log.fill if kind is Kind.FILL else log.runs
         former = extents[-1] if extents else None
-        is_full = former is not None and not former.is_sealed
-        if former is not None and is_full:
+        is_full = False
+        if former is not None and not former.is_sealed:
+            # Where a trim has reached into the last file already, larger ones would only keep more.
+            is_full = former.first_id >= log.topology.first_entry_id
             log.seal(former)
             self._reader.keep_index(former)
         directory = directory_of(self._streams, log.stream_id)
@@ -404,10 +434,9 @@ class Store:
         return has_room
 
     def _remove_garbage(self) -> None:
-        """Removes the segments that the journal does not name any more, or keeps their files."""
+        """Removes the segments that the journal does not name any more; those of trims later."""
         for log in self._changed:
             for segment in log.garbage:
                 self._pool.remove(segment)
-            for segment in log.trimmed:
-                self._pool.recycle(segment)
+            self._trimmed += log.trimmed
             log.garbage, log.trimmed = [], []

@@ -132,6 +132,19 @@ class Stream:
                 if action.committed.entry_id - self.noted.entry_id >= note_entries:
                     self.noted = action.committed
 
+    def set_topology(self, topology: StreamTopology) -> None:
+        """If it begins later: what lies below goes, and the commit point is noted with it."""
+        self.topology = topology
+        history = self.history
+        history.trim(topology.origin)
+        if self.noted.entry_id < history.origin.entry_id:
+            self.noted = history.committed
+        self.runs = {each: self.runs[each] for each in self.runs if history.run_with(each)}
+        first_id = topology.first_entry_id
+        self.fill = {each: record for each, record in self.fill.items() if each >= first_id}
+        starts = [run.start for run in history.aside]
+        self.aside = [each for each in self.aside if min(each) in starts]
+
     def _accept(self, accepted: WriterId | None) -> None:
         if accepted is not None:
             invariant(accepted > self.accepted, "`accepted` is never lowered")
@@ -250,7 +263,7 @@ class Disk:
                 origin = action.topology.origin
                 history = History(origin, committed=origin, base=origin)
                 stream = Stream(action.name, action.topology, history, noted=origin)
-                streams.setdefault(action.stream_id, stream).topology = action.topology
+                streams.setdefault(action.stream_id, stream).set_topology(action.topology)
             case effects.ReadRecords() | effects.Forward():
                 pass
             case _:

@@ -17,6 +17,8 @@ from walle.core.cluster import (
     encode_create_stream,
     encode_form,
     encode_members,
+    encode_settings,
+    encode_trim,
     place,
 )
 from walle.core.topology import StreamTopology
@@ -28,6 +30,7 @@ from walle.messages import CreateStream, NodeAddress, NodeRecord, StreamSettings
 CLUSTER_ID = bytes(range(16))
 NAMES = st.text(min_size=1, max_size=10)
 ZSTD = StreamSettings(compression="zstd")
+KEPT = StreamSettings(retention_max_bytes=1_000, retention_max_age_ms=60_000)
 BEGINNING = Position(100, 2**64 - 1)
 
 
@@ -98,7 +101,11 @@ def test_entries_are_json_that_any_tool_reads() -> None:
         "change": "create_stream",
         "name": "/a",
         "members": ["n1"],
-        "settings": {"compression": "zstd"},
+        "settings": {
+            "compression": "zstd",
+            "retention_max_bytes": 0,
+            "retention_max_age_ms": 0,
+        },
         "first": 101,
         "chain": "00000000000000ff",
     }
@@ -180,6 +187,7 @@ def test_longest_name_is_allowed_and_members_are_sorted() -> None:
         (CreateStream("/a", 2, ("n1", "n2")), False),
         (CreateStream("/cluster", 0, ("n1",)), False),
         (CreateStream("/a", 0, (), ZSTD), False),
+        (CreateStream("/a", 0, (), KEPT), False),
         (CreateStream("/a", 0, (), origin=BEGINNING), False),
         (CreateStream("/z", 0, (), ZSTD, BEGINNING), True),
         (CreateStream("/z", 0, ()), True),
@@ -291,7 +299,7 @@ def test_one_change_at_a_time() -> None:
     ("name", "members", "code", "text"),
     [
         ("/t", ("n1",), Code.UNKNOWN_STREAM, "no stream '/t'"),
-        ("/cluster", ("n1",), Code.BAD_REQUEST, "the members of /cluster are fixed"),
+        ("/cluster", ("n1",), Code.BAD_REQUEST, "/cluster cannot be changed"),
         ("/s", ("n1", "n9"), Code.BAD_REQUEST, "no node 'n9'; the nodes are n1, n2, n3, n4, n5"),
         ("/s", ("n1", "n1"), Code.BAD_REQUEST, "a node is named twice"),
         ("/s", (), Code.BAD_REQUEST, "0 members"),
@@ -304,3 +312,73 @@ def test_impossible_members_are_refused(
     assert isinstance(refusal, Refusal)
     assert refusal.code == code
     assert text in refusal.text
+
+
+# --- trims and settings ---------------------------------------------------------------------------
+
+
+def test_trim_moves_the_beginning_and_nothing_else() -> None:
+    cluster = with_stream("n1", "n2", "n3")
+    before = cluster.streams[2].topology
+    origin = Position(9, 2**64 - 1)
+    record = cluster.apply(3, encode_trim(2, origin))
+    assert record is not None
+    assert record.topology == before.trimmed(origin)
+    assert record.topology.version == before.version
+    assert cluster.streams[2] == record
+    assert cluster.apply(4, encode_trim(2, Position(5, 1))) == record, "never back again"
+    joint = planned(cluster, "n1", "n2", "n4")
+    assert cluster.apply(5, encode_members(2, joint.topology)) == joint
+    assert joint.topology.origin == origin
+
+
+def test_trim_entry_is_json_that_any_tool_reads() -> None:
+    assert json.loads(encode_trim(2, Position(9, 255))) == {
+        "change": "trim",
+        "stream": 2,
+        "first": 10,
+        "chain": "00000000000000ff",
+    }
+
+
+def test_settings_are_those_of_the_last_entry() -> None:
+    cluster = formed()
+    created = cluster.apply(2, encode_create_stream("/s", ["n1"], KEPT))
+    assert created is not None
+    assert created.settings == KEPT
+    assert cluster.info(created).settings == KEPT
+    for number, settings in enumerate((ZSTD, StreamSettings(), KEPT), start=3):
+        changed = cluster.apply(number, encode_settings(2, settings))
+        assert changed == created._replace(settings=settings) == cluster.find("/s")
+
+
+def test_stream_is_not_trimmed_while_its_members_change() -> None:
+    cluster = with_stream("n1", "n2", "n3")
+    assert cluster.plan_trim("/s") == cluster.find("/s")
+    cluster.apply(3, encode_members(2, planned(cluster, "n1", "n2", "n4").topology))
+    refusal = cluster.plan_trim("/s")
+    assert isinstance(refusal, Refusal)
+    assert (refusal.code, refusal.text[:25]) == (Code.BUSY, "/s is being moved to n1, ")
+    assert cluster.plan_change("/s") == cluster.find("/s"), "but its settings may be changed"
+
+
+@pytest.mark.parametrize(
+    ("name", "code"), [("/t", Code.UNKNOWN_STREAM), ("/cluster", Code.BAD_REQUEST)]
+)
+def test_what_is_no_users_stream_is_neither_trimmed_nor_set(name: str, code: Code) -> None:
+    cluster = with_stream("n1", "n2", "n3")
+    for plan in (cluster.plan_trim(name), cluster.plan_change(name)):
+        assert isinstance(plan, Refusal)
+        assert plan.code == code
+
+
+def test_settings_that_no_stream_can_have_are_refused() -> None:
+    cluster = with_stream("n1", "n2", "n3")
+    planned = cluster.plan_settings("/s", KEPT)
+    assert planned == StreamRecord(2, "/s", StreamTopology(1, ("n1", "n2", "n3")), KEPT)
+    refusal = cluster.plan_settings("/s", StreamSettings("lz4"))
+    assert isinstance(refusal, Refusal)
+    assert (refusal.code, refusal.text) == (
+        Code.BAD_REQUEST,
+        "compression 'lz4'; it is one of none, zstd",
+    )

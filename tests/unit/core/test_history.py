@@ -167,10 +167,32 @@ class HistoryMachine(RuleBasedStateMachine):
         if self.fill.get(gap.end - 1) == self.below[gap.end]:
             self.history.close_gap()
             self.held |= self.fill
-            self.aside = [run for run in self.aside if min(run) not in range(*gap)]
+            self.aside = [run for run in self.aside if min(run) >= gap.end]
         else:
             self.history.fill = None
         self.fill = {}
+
+    # --- the beginning ----------------------------------------------------------------------------
+
+    @rule(data=st.data(), ahead=st.integers(0, 3), is_held=st.booleans())
+    def trim(self, data: st.DataObject, ahead: int, is_held: bool) -> None:
+        """Up to an entry that is committed here, held or in a gap; or to one that is further on,
+        and that the live run holds or contradicts."""
+        to = data.draw(st.integers(self.origin.entry_id, self.committed_id), label="to") + ahead
+        is_known = to in self.held or to + 1 in self.below
+        if is_known and (is_held or to <= self.committed_id):
+            self.origin = self.position(to)
+        else:
+            self.origin = Position(to, *self.new_chains(1))
+        self.history.trim(self.origin)
+        if to > self.committed_id and not (is_known and is_held):
+            self.held.clear()
+        self.committed_id = max(self.committed_id, to)
+        self.held = {each: chain for each, chain in self.held.items() if each > to}
+        self.below[to + 1] = self.origin.chain
+        self.fill = {each: chain for each, chain in self.fill.items() if each > to}
+        is_in_gap = self.tail_id > to and to + 1 not in self.held
+        self.aside = [run for run in self.aside if min(run) > to or (is_in_gap and max(run) > to)]
 
     # --- what must hold ---------------------------------------------------------------------------
 

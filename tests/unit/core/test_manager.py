@@ -17,8 +17,10 @@ from walle.messages import (
     Put,
     PutReply,
     Release,
+    SetStream,
     Stamp,
     StreamInfo,
+    StreamSettings,
 )
 from walle.testing.cluster import Cluster, Mail
 
@@ -49,7 +51,9 @@ def followers(cluster: Cluster) -> list[str]:
     return [name for name in cluster.names if name not in managers(cluster)]
 
 
-def create(cluster: Cluster, at: str, request: CreateStream, request_id: int = 9) -> Any:
+def create(
+    cluster: Cluster, at: str, request: CreateStream | SetStream, request_id: int = 9
+) -> Any:
     cluster.ask(at, request, request_id)
     cluster.run_until(lambda: bool(cluster.answers_to(request_id)))
     return cluster.answer(request_id)
@@ -264,7 +268,7 @@ def test_one_change_at_a_time() -> None:
     cluster, manager = with_stream("n1", "n2", "n3")
     first = change(cluster, manager, "n1", "n2", "n4")
     (second,) = change(cluster, manager, "n1", "n3", "n4")
-    assert second == Failure(Code.BUSY, "stream /a is being changed")
+    assert second == Failure(Code.BUSY, "stream /a is being created or changed")
     cluster.run_until(lambda: bool(first))
     (third,) = change(cluster, manager, "n1", "n3", "n4")
     assert (third.code, "one change at a time" in third.text) == (Code.BUSY, True)
@@ -288,3 +292,48 @@ def test_change_is_taken_up_by_the_next_manager() -> None:
     cluster.lose = lambda _mail: False
     cluster.run_until(lambda: not any(node.cluster.joint for node in cluster.nodes.values()))
     assert managers(cluster) != [manager]
+
+
+# --- settings -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("is_asked", [True, False])
+def test_settings_are_changed_whichever_node_is_asked(*, is_asked: bool) -> None:
+    cluster = formed()
+    at = (managers(cluster) if is_asked else followers(cluster))[0]
+    kept = StreamSettings("zstd", 1_000, 60_000)
+    created = create(cluster, at, CreateStream("/a", 0, (), kept), 7)
+    assert created.settings == kept
+    changed = create(cluster, at, SetStream("/a", StreamSettings("none", 7)), 8)
+    assert changed == created._replace(settings=StreamSettings("none", 7))
+    cluster.run(1_000)
+    applied_id = cluster.nodes[at].cluster.applied_id
+    assert create(cluster, at, SetStream("/a", StreamSettings("none", 7)), 9) == changed
+    for node in cluster.nodes.values():
+        record = node.cluster.find("/a")
+        assert record is not None
+        assert record.settings == StreamSettings("none", 7)
+        assert node.cluster.applied_id == applied_id, "a repetition changes nothing"
+
+
+@pytest.mark.parametrize(
+    ("name", "code"), [("/nope", Code.UNKNOWN_STREAM), ("/cluster", Code.BAD_REQUEST)]
+)
+def test_settings_of_no_users_stream_are_refused(name: str, code: Code) -> None:
+    refused = create(formed(), "n1", SetStream(name, StreamSettings("none", 7)))
+    assert isinstance(refused, Failure)
+    assert refused.code == code
+
+
+def test_manager_that_stops_answers_what_waits() -> None:
+    cluster = formed()
+    (name,) = managers(cluster)
+    cluster.lose = lambda mail: isinstance(mail.message, Put)
+    cluster.deliver(Mail("client", name, 1, 7, CreateStream("/a", 0, ()), None))
+    assert cluster.answers_to(7) == []
+    cluster.nodes[name].stop()
+    cluster.collect(name)
+    cluster.run(10)
+    busy = cluster.answer(7)
+    assert isinstance(busy, Failure)
+    assert busy.code == Code.BUSY

@@ -18,6 +18,7 @@ from walle.messages import (
     Adopt,
     AskCommitted,
     AskHeld,
+    AskOldest,
     AskWriter,
     Claim,
     Confirm,
@@ -57,6 +58,7 @@ NODES_QUESTIONS = (
     AskWriter(2, 1),
     AskCommitted((2,)),
     Fetch(2, 1, 2, 0, 0, 1),
+    AskOldest(2, 0, 0),
     Probe(),
     Form(ANYONE, ()),
     Adopt(2, "/s", 2, ("n1",), ("n2",), 1, 0),
@@ -256,7 +258,7 @@ def test_requests_to_the_manager_are_bounded(monkeypatch: pytest.MonkeyPatch) ->
     served.run(10)
     assert refusal(served.answer(8)) == (
         Code.BUSY,
-        "1 requests to create streams wait here already",
+        "1 requests to create or change streams wait here already",
     )
     served.run(10_000)
     code, text = refusal(served.answer(7))

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
 from tests.unit.core.bench import SESSION, STREAM, MemberBench, Truth
 from tests.unit.making import W1
-from walle.core.effects import ReadRecords
-from walle.core.history import History
+from walle.core.effects import ReadOldest, ReadRecords, Send
 from walle.core.reading import ELSEWHERE_MS, ENTRIES_AT_ONCE_MAX, LINEARIZE_MS, READ_MS
 from walle.errors import Code
 from walle.ids import ORIGIN, Position
 from walle.limits import FETCH_BYTES_MAX, READS_WAITING_MAX
-from walle.messages import AskWriter, AskWriterReply, Failure, Read, ReadReply
+from walle.messages import AskOldest, AskWriter, AskWriterReply, Failure, Read, ReadReply
+
+if TYPE_CHECKING:
+    from walle.core.history import History
 
 TRUTH = Truth(12)
 
@@ -83,16 +87,45 @@ def test_answer_ends_where_a_gap_begins() -> None:
     assert [(each.start, each.end) for each in bench.actions(ReadRecords)] == [(1, 3), (7, 9)]
 
 
-def test_trimmed_entries_are_refused() -> None:
-    origin = TRUTH.at(4)
-    history = History(origin, committed=origin, base=origin)
-    history.append(TRUTH.batch(5, 6), 0)
-    history.commit(TRUTH.at(6))
-    bench = MemberBench(history)
-    ask(bench, read(4))
-    assert failure(bench) == (Code.TRIMMED, "/s begins at entry 5; 4 was trimmed")
-    ask(bench, read(5, bytes_max=0))
+def trimmed() -> History:
+    """Entries 5 and 6, of which both are committed."""
+    history = TRUTH.held(6)
+    history.trim(TRUTH.at(4))
+    return history
+
+
+@pytest.mark.parametrize("request_", [read(4), read(1), read(5, bytes_max=0)])
+def test_where_the_stream_begins_is_told_instead_of_trimmed_entries(request_: Read) -> None:
+    bench = MemberBench(trimmed())
+    ask(bench, request_)
     assert bench.answers() == [ReadReply(STREAM, 5, TRUTH.at(6))]
+    assert bench.actions(ReadRecords) == []
+
+
+def test_read_from_0_begins_with_the_first_entry_there_is() -> None:
+    bench = MemberBench(trimmed())
+    ask(bench, read(0))
+    assert [(each.start, each.end) for each in bench.actions(ReadRecords)] == [(5, 7)]
+
+
+# --- the oldest entry that is to stay -------------------------------------------------------------
+
+
+def test_oldest_entry_to_stay_is_looked_for_among_what_is_committed() -> None:
+    bench = MemberBench(TRUTH.held(5, 8))
+    bench.member.reading.find_oldest(SESSION, 5, AskOldest(STREAM, 77, 1_000))
+    (order,) = bench.actions(ReadOldest)
+    assert order[:-1] == (STREAM, 6, 77, 1_000)
+    assert order.send == Send(SESSION, 5, ReadReply(STREAM, 1, TRUTH.at(5)))
+
+
+def test_member_with_a_gap_does_not_know_the_oldest_entry_to_stay() -> None:
+    bench = MemberBench(TRUTH.with_gap(2, 6, 8))
+    bench.member.reading.find_oldest(SESSION, 5, AskOldest(STREAM, 77, 1_000))
+    code, text = failure(bench)
+    assert code == Code.GAP
+    assert "[3, 6)" in text
+    assert bench.actions(ReadOldest) == []
 
 
 # --- gaps -----------------------------------------------------------------------------------------

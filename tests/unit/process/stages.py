@@ -32,6 +32,7 @@ class Disk:
     """
 
     findings = ()
+    has_trimmed_files = False
 
     def __init__(self, answer: Callable[[ReadRecords], list[memoryview]]) -> None:
         self.done: list[str] = []
@@ -60,6 +61,9 @@ class Disk:
 
     def finish(self) -> None:
         self.done.append("finish")
+
+    def remove_some(self) -> int:
+        return 0
 
 
 class Room:

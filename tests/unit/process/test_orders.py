@@ -40,6 +40,7 @@ ACTIONS: dict[type[Any], st.SearchStrategy[Any]] = {
     effects.ReadRecords: st.builds(
         effects.ReadRecords, U64, U64, U64, U32, st.none() | U64, BITS, SENDS
     ),
+    effects.ReadOldest: st.builds(effects.ReadOldest, U64, U64, U64, U64, SENDS),
     effects.Forward: st.builds(effects.Forward, SENDS),
 }
 

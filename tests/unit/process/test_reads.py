@@ -20,7 +20,8 @@ def read(start: int) -> ReadRecords:
 
 
 def starts(waiting: Reads) -> list[int]:
-    return [waiting.take().start for _ in range(len(waiting))]
+    taken = [waiting.take() for _ in range(len(waiting))]
+    return [each.start for each in taken if isinstance(each, ReadRecords)]
 
 
 def test_sessions_are_served_in_turn_and_each_in_its_order() -> None:
