@@ -23,6 +23,8 @@ class OwedLeases:
 
     promised_until_ns: until when the promised writer may believe itself exclusive.
     older_until_ns: the same for *all* older writers this member ever renewed: a maximum.
+    awaited_until_ns: until when the promised writer, whose claim may be under way still, may be
+        expected to make itself heard. Nothing is owed to it for that.
 
     After a restart the member acts as though every writer it may owe a lease to renewed it when
     the process started: it cannot know better.
@@ -32,6 +34,7 @@ class OwedLeases:
         self._lease_ms = lease_ms
         self._older_lease_ms = older_lease_ms
         self._is_released = False
+        self.awaited_until_ns = 0
         self.promised_until_ns = now_ns + lease_ms * NS_PER_MS
         self.older_until_ns = now_ns + older_lease_ms * NS_PER_MS
 
@@ -58,12 +61,13 @@ class OwedLeases:
         self._lease_ms = lease_ms
         self.older_until_ns = max(self.older_until_ns, self.promised_until_ns)
         self.promised_until_ns = 0
+        self.awaited_until_ns = now_ns + lease_ms * NS_PER_MS
         self._is_released = False
         return self._older_lease_ms
 
     def release(self) -> None:
         """The promised writer ended in good order. What is owed to older ones stays owed."""
-        self.promised_until_ns = 0
+        self.promised_until_ns = self.awaited_until_ns = 0
         self._is_released = True
 
     @property

@@ -48,13 +48,19 @@ class Orphan:
 
     def _due_ns(self) -> int:
         wait_ms = LEASE_MS_MIN + self._context.jitter_ms(2 * LEASE_MS_MIN)
-        silent_since_ns = max(self._member.lease.until_ns, self._member.last_put_ns)
-        return max(silent_since_ns, self._context.now_ns) + int(wait_ms * NS_PER_MS)
+        return max(self._silent_since_ns, self._context.now_ns) + int(wait_ms * NS_PER_MS)
+
+    @property
+    def _silent_since_ns(self) -> int:
+        """Since when nobody has a lease, or may be about to get one by a claim."""
+        member = self._member
+        lease = member.lease
+        return max(lease.until_ns, lease.awaited_until_ns, member.last_put_ns)
 
     def _check(self) -> None:
         """Claims if nobody has renewed a lease since the alarm was set."""
         member = self._member
-        quiet_until_ns = max(member.lease.until_ns, member.last_put_ns) + LEASE_MS_MIN * NS_PER_MS
+        quiet_until_ns = self._silent_since_ns + LEASE_MS_MIN * NS_PER_MS
         if not self._is_needed:
             return
         if self._context.now_ns < quiet_until_ns:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from tests.unit.core.bench import SESSION, STREAM, MemberBench, Truth
-from tests.unit.making import W1
+from tests.unit.making import W1, W2
 from walle.core.orphan import CLAIM_MS, TELL_MS
 from walle.errors import Code
-from walle.ids import NO_WRITER, ORIGIN, WriterId
+from walle.ids import ANY_WRITER, NO_WRITER, ORIGIN, WriterId
 from walle.limits import LEASE_MS_MIN
 from walle.messages import (
     AskWriter,
@@ -96,6 +96,26 @@ def test_stream_with_a_writer_is_not_claimed() -> None:
         beat = Put(STREAM, 1, W1, 1, TRUTH.at(3), 0)
         bench.member.put(SESSION, 1, beat, None)
     assert bench.asked(AskWriter) == {}
+    bench.pass_ms(SOON_MS)
+    assert bench.asked(AskWriter) != {}
+
+
+def test_claim_is_left_the_time_of_its_lease() -> None:
+    """Its writer may not have heard yet that it has returned."""
+    bench = orphaned()
+    lease_ms = 20 * LEASE_MS_MIN
+    bench.member.new_writer(SESSION, 1, NewWriter(STREAM, 1, W2, "here", lease_ms, ANY_WRITER))
+    bench.pass_ms(lease_ms + LEASE_MS_MIN - 1)
+    assert bench.asked(AskWriter) == {}
+    bench.pass_ms(SOON_MS)
+    assert bench.asked(AskWriter) != {}
+
+
+def test_writer_that_has_released_the_stream_is_not_waited_for() -> None:
+    bench = orphaned()
+    lease_ms = 20 * LEASE_MS_MIN
+    bench.member.new_writer(SESSION, 1, NewWriter(STREAM, 1, W2, "here", lease_ms, ANY_WRITER))
+    bench.member.release(SESSION, 2, Release(STREAM, 1, W2, TRUTH.at(3), 0))
     bench.pass_ms(SOON_MS)
     assert bench.asked(AskWriter) != {}
 
