@@ -319,6 +319,8 @@ BUSY: dict[str, Any] = {
     "mask": 0.0,
     "rot": 0.0,
     "ruin": 0.0,
+    "full": 0.0,
+    "trim": 0.0,
     "rates": (1.0, 1.15, 1.32),
     "change": 0.0,
     "claim": 0.1,

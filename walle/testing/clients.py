@@ -387,14 +387,17 @@ class Client:
             reply.committed.entry_id >= reading.tip_id,
             "linearizability: a read lacks what was acknowledged before it",
         )
+        is_trimmed = read.start < reply.first_entry_id
         require(
-            batch is not None or read.start > reading.tip_id,
+            batch is not None or read.start > reading.tip_id or is_trimmed,
             f"linearizability: a read from {read.start} on lacks entry {reading.tip_id}",
         )
         now_ns = self.world.cluster.now_ns
         what = f"client {self.session}'s read"
         self.world.operations.saw(what, reply.committed, reading.begun_ns, now_ns)
         if reading.settles is not None and reading.settles == self._lost_writer:
+            if is_trimmed:
+                self._unresolved.clear()  # nobody can tell any more
             self._on_settled(read.start, batch)
 
 

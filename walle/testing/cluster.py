@@ -128,6 +128,7 @@ class Cluster:
         self.answers: list[Mail] = []
         self.held: list[Mail] = []
         self.cut_off: set[str] = set()
+        self.full: set[str] = set()  # the nodes whose disks have no space for entries
         self._paused: dict[str, list[Mail | str]] = {}
         self.hold: Callable[[Mail], bool] = lambda _mail: False
         self.lose: Callable[[Mail], bool] = lambda _mail: False
@@ -312,6 +313,7 @@ class Cluster:
 
     def _set_clock(self, context: Context) -> None:
         context.now_ns = self.clocks[context.node_id].at(self.now_ns)
+        context.has_space = context.node_id not in self.full
         context.wall_us = WALL_US + self.now_ns // 1000 + self.wall_ahead_us[context.node_id]
 
     def _set_alarm(self, name: str) -> None:

@@ -53,7 +53,8 @@ class Faults:
     mask: that every way from one node to another is opened or closed, at each step.
     rot, ruin: that a record of a crashed node is damaged; that its journal is lost, so that it
         never comes back. One node of a run at the most has damage.
-    change: that the stream's members are changed, at each step.
+    full: that a node's disk becomes full, or has space again, at each step.
+    change, trim: that a stream's members are changed, and that it is trimmed, at each step.
     claim: that a client without a claim claims. force: that it takes over a running lease.
     leases_ms: the leases that are claimed.
     rates: of the clocks, drawn for each node and client.
@@ -81,7 +82,9 @@ class Faults:
     mask: float = 0.0
     rot: float = 0.0
     ruin: float = 0.0
+    full: float = 0.0
     change: float = 0.0
+    trim: float = 0.0
     claim: float = 0.1
     force: float = 0.3
     leases_ms: tuple[int, ...] = (100, 200, 800)
@@ -116,7 +119,9 @@ class Faults:
             mask=rng.choice([0.0, 0.0, 0.005]),
             rot=rng.choice([0.0, 0.3]),
             ruin=rng.choice([0.0, 0.0, 0.1]),
+            full=rng.choice([0.0, 0.0, 0.01]),
             change=rng.choice([0.0, 0.002, 0.01, 0.05]),
+            trim=rng.choice([0.0, 0.01, 0.03]),
             claim=rng.choice([0.1, 0.1, 0.5]),
             force=rng.choice([0.0, 0.3, 1.0]),
             leases_ms=rng.choice([(100, 200, 800), (100, 200, 800), (8, 20), (20, 800)]),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from walle.core.effects import Action, CloseGap, Fill, Jump, Truncate
 from walle.errors import Outcome
 from walle.ids import CLUSTER_STREAM_NAME, STREAM_CLUSTER
-from walle.messages import CreateStream, StreamInfo
+from walle.messages import CreateStream, StreamInfo, TrimStream
 from walle.testing.cluster import MS, Clock, Cluster
 from walle.testing.disk import Disk
 from walle.testing.faults import SMALL, Faults
@@ -198,6 +198,7 @@ class Simulation:
             self.counts["claims"] += client.claims_count
         for stream in self.streams:
             self.counts["changes"] += stream.changes_count
+            self.counts["entries trimmed"] += stream.newest().first_entry_id - 1
             for outcome in Outcome:
                 self.counts[f"operations {outcome.value}"] += stream.operations.count(outcome)
 
@@ -258,6 +259,8 @@ class Simulation:
             self._blocked ^= {(client.session, name)}
         if rng.random() < faults.change:
             self._change_members(stream)
+        if rng.random() < faults.trim:
+            self._trim(stream)
         self._pause_or_resume(client, name)
         if not client.is_paused:
             self._act_as(client, name)
@@ -270,6 +273,10 @@ class Simulation:
             self.counts["disks slow"] += name in self._slow
         if rng.random() < faults.sync_error:
             self.cluster.disks[name].is_failing = name in self.cluster.nodes
+        if rng.random() < faults.full:
+            self.cluster.full ^= {name}
+            self.counts["disks full"] += name in self.cluster.full
+            self._note(f"disks full: {sorted(self.cluster.full)}")
         if rng.random() < faults.wall_jump:
             self.counts["wall clocks moved"] += 1
             self.cluster.wall_ahead_us[name] = rng.randint(-WALL_JUMP_US, WALL_JUMP_US)
@@ -406,6 +413,16 @@ class Simulation:
         self.counts["changes asked"] += 1
         manager.change_members(stream.stream_name, members, lambda _answer: None)
 
+    def _trim(self, stream: SimulatedStream) -> None:
+        """Asks the manager to drop the oldest entries; it may refuse."""
+        manager, tip_id = self._manager(), stream.truth.tip.entry_id
+        if manager is not None and tip_id:
+            entry_id = self.rng.randint(1, tip_id + 1)
+            self._note(f"{stream.stream_name} is to begin at entry {entry_id}")
+            self.counts["trims asked"] += 1
+            request = TrimStream(stream.stream_name, entry_id, 0)
+            manager.change(request, lambda _answer: None)
+
     # --- the quiet end ----------------------------------------------------------------------------
 
     def quiet(self) -> None:
@@ -417,6 +434,7 @@ class Simulation:
         cluster.delays_ms = lambda _mail: (0.2,)
         cluster.sync_ms = lambda _name: 0.2
         cluster.cut_off = set()
+        cluster.full = set()
         for client in self.clients:
             client.vanish()
             client.resume()

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from walle.core.effects import Action
-    from walle.core.history import Run
+    from walle.core.history import History
     from walle.core.member import State
     from walle.record import Batch
     from walle.storage.extent import Extent
@@ -120,14 +120,14 @@ class StoredDisk(Disk):
             Violation: it does not.
         """
         for stream_id, stream in self.streams.items():
-            runs, aside, fill = self._records_of(stream_id, stream.history.runs)
+            runs, aside, fill = self._records_of(stream_id, stream.history)
             require(
                 (runs, aside, fill) == (stream.runs, stream.aside, stream.fill),
                 f"storage: {stream.name} is stored otherwise than it was ordered",
             )
 
     def _stream_of(self, state: State) -> Stream:
-        runs, aside, fill = self._records_of(state.stream_id, state.history.runs)
+        runs, aside, fill = self._records_of(state.stream_id, state.history)
         return Stream(
             state.name,
             state.topology,
@@ -142,15 +142,15 @@ class StoredDisk(Disk):
         )
 
     def _records_of(
-        self, stream_id: int, runs: Sequence[Run]
+        self, stream_id: int, history: History
     ) -> tuple[Records, list[Records], Records]:
         """The records of the runs, of each aside run, and of the fill."""
         log = self._store._logs[stream_id]
         found: Records = {}
-        for run in runs:
+        for run in history.runs:
             found |= self._read_all(log.runs, run.start)
         aside = [self._read_all(group, group[0].first_id) for group in log.aside]
-        fill = self._read_all(log.fill, log.fill[0].first_id) if log.fill else {}
+        fill = self._read_all(log.fill, history.fill.start) if history.fill else {}
         return found, aside, fill
 
     def _read_all(self, extents: Sequence[Extent], start: int) -> Records:

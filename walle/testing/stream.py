@@ -59,10 +59,14 @@ class SimulatedStream:
         for node in self.cluster.nodes.values():
             record = node.cluster.streams.get(self.stream_id)
             if record is not None:
-                self._topologies.setdefault(record.topology.version, record.topology)
+                self._learn(record.topology)
         for stream in self.streams().values():
-            self._topologies.setdefault(stream.topology.version, stream.topology)
+            self._learn(stream.topology)
         return self._topologies[max(self._topologies)]
+
+    def _learn(self, topology: StreamTopology) -> None:
+        known = self._topologies.get(topology.version, topology)
+        self._topologies[topology.version] = known.merged(topology)
 
     def topology_of(self, version: int) -> StreamTopology:
         """The committed topology with that version."""
@@ -164,7 +168,7 @@ class SimulatedStream:
         named = {name: each for name, each in streams.items() if name in newest.everyone}
         is_plain = newest.version == 1 and not self.has_damage
         majority = quorum.majority_size(len(newest.members))
-        self.truth.check_coverage(named, majority if is_plain else 1)
+        self.truth.check_coverage(named, majority if is_plain else 1, newest.first_entry_id)
 
     # --- the quiet end ----------------------------------------------------------------------------
 
@@ -189,7 +193,7 @@ class SimulatedStream:
         streams = self.streams()
         self.truth.check_records(streams)
         named = {name: streams[name] for name in self.present()}
-        self.truth.check_coverage(named, len(named))
+        self.truth.check_coverage(named, len(named), self.newest().first_entry_id)
         if self.stream_id != STREAM_CLUSTER:
             self.operations.judge(self.truth.chains)
         for name, node in self.cluster.nodes.items():

@@ -187,12 +187,14 @@ class Truth:
                 f"{tail}, which lacks {self.tip}"
             )
 
-    def check_coverage(self, streams: Mapping[str, Stream], holders_min: int) -> None:
-        """So many members hold every committed entry, proved or aside."""
+    def check_coverage(
+        self, streams: Mapping[str, Stream], holders_min: int, first_entry_id: int = 1
+    ) -> None:
+        """So many members hold every committed entry that is not trimmed, proved or aside."""
         held = [stream.held() for stream in streams.values()]
         for entry_id, chain in self.chains.items():
             count = sum(chain in each.get(entry_id, ()) for each in held)
-            if entry_id and count < holders_min:
+            if entry_id >= first_entry_id and count < holders_min:
                 raise Violation(f"coverage: entry {entry_id} is held by {count} members only")
 
     def check_records(self, streams: Mapping[str, Stream]) -> None:
