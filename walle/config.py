@@ -17,12 +17,13 @@ from walle.limits import (
     DISK_RESERVE_BYTES_MIN,
     MEMBERS_COUNT_MAX,
     NODE_ID_BYTES_MAX,
+    SCRUB_BYTES_PER_SECOND_DEFAULT,
 )
 
 PORT_DEFAULT = 7411
 
 REQUIRED = ("data", "initial_cluster", "listen", "node")
-OPTIONAL = ("disk_reserve_bytes",)
+OPTIONAL = ("disk_reserve_bytes", "scrub_bytes_per_second")
 
 _NODE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -36,6 +37,7 @@ class NodeConfig:
     data: its data directory.
     initial_cluster: the addresses of the nodes that form the cluster, this one included, by id.
     disk_reserve_bytes: with less than this free, the node takes no more entries.
+    scrub_bytes_per_second: how much is read in search of damage; 0: nothing.
     """
 
     node: str
@@ -43,6 +45,7 @@ class NodeConfig:
     data: Path
     initial_cluster: dict[str, str]
     disk_reserve_bytes: int = DISK_RESERVE_BYTES_DEFAULT
+    scrub_bytes_per_second: int = SCRUB_BYTES_PER_SECOND_DEFAULT
 
     @property
     def address(self) -> str:
@@ -112,6 +115,9 @@ def parse_node_config(settings: object, *, directory: Path) -> NodeConfig:
         disk_reserve_bytes=_parse_disk_reserve_bytes(
             settings.get("disk_reserve_bytes", DISK_RESERVE_BYTES_DEFAULT)
         ),
+        scrub_bytes_per_second=_parse_scrub_bytes_per_second(
+            settings.get("scrub_bytes_per_second", SCRUB_BYTES_PER_SECOND_DEFAULT)
+        ),
     )
 
 
@@ -125,6 +131,13 @@ def _parse_disk_reserve_bytes(value: Any) -> int:
     if type(value) is not int or value < DISK_RESERVE_BYTES_MIN:
         rule = f"must be a number of bytes, {DISK_RESERVE_BYTES_MIN} at least"
         raise ConfigError("disk_reserve_bytes", f"{rule}, not {value!r}")
+    return value
+
+
+def _parse_scrub_bytes_per_second(value: Any) -> int:
+    if type(value) is not int or value < 0:
+        rule = "must be a number of bytes, or 0 to search for no damage"
+        raise ConfigError("scrub_bytes_per_second", f"{rule}, not {value!r}")
     return value
 
 

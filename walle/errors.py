@@ -47,7 +47,7 @@ class Code(IntEnum):
     BAD_REQUEST = 10  # malformed, or out of bounds; repeating it cannot help
     UNAVAILABLE = 11  # no majority answered before the deadline
     GAP = 12  # asked of this member only, and it does not hold the entry
-    DAMAGED = 13  # the member cannot vouch for its tail
+    DAMAGED = 13  # to nodes: the member cannot vouch for its tail
     DIVERGED = 15  # it would change a committed entry: refused, and an alarm for the operator
     NO_SPACE = 16  # the node's disk is full: it takes no entries until space is free again
 

@@ -11,6 +11,7 @@ from walle.errors import invariant
 KIB = 1024
 MIB = 1024 * KIB
 NS_PER_MS = 1_000_000
+NS_PER_S = 1000 * NS_PER_MS
 
 # What one entry and one frame may be.
 ENTRY_DATA_BYTES_MAX = 1 * MIB
@@ -119,6 +120,12 @@ DISK_RESUME_BYTES = SEGMENT_BYTES_MAX
 """How much more must be free before it takes them again."""
 RESERVE_FILE_BYTES = 16 * MIB
 """Of the file that is given up when nothing is free at all."""
+
+SCRUB_STEP_BYTES = 256 * KIB
+"""What is read at once in search of damage, between two rounds."""
+SCRUB_BYTES_PER_SECOND_DEFAULT = 4 * MIB
+SCRUB_PAUSE_MS = 5_000
+"""Between two passes over all that is stored."""
 
 invariant(ENTRY_DATA_BYTES_MAX < FRAME_BYTES_MAX, "an entry of the largest size fits a frame")
 invariant(FRAME_BYTES_MAX <= ARENA_BYTES // 4, "the arena holds several frames of the largest size")

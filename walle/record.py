@@ -187,6 +187,9 @@ def size_of(data_bytes: int) -> int:
     return (HEADER_BYTES + data_bytes + ALIGNMENT - 1) & -ALIGNMENT
 
 
+RECORD_BYTES_MAX = size_of(ENTRY_DATA_BYTES_MAX)
+
+
 def encode(
     entry_id: int, writer: WriterId, time_us: int, data: bytes, prev_chain: int, flags: int = 0
 ) -> tuple[bytes, int]:
@@ -365,6 +368,7 @@ __all__ = [
     "HEADER_BYTES",
     "LAYOUT",
     "NO_WRITER",
+    "RECORD_BYTES_MAX",
     "Batch",
     "Bytes",
     "Encoder",

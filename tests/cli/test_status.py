@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -28,8 +29,11 @@ def test_status_as_json(nodes: DevNodes, stream: str) -> None:
     assert [node["id"] for node in status["nodes"]] == nodes.names
     for node, address in zip(status["nodes"], nodes.addresses, strict=True):
         assert set(node) == {
-            *("id", "address", "up", "pid", "children", "streams", "has_space", "free_bytes")
+            *("id", "address", "up", "pid", "children", "streams", "has_space", "free_bytes"),
+            *("damage_count", "scrub"),
         }
+        assert node["damage_count"] == 0
+        assert set(node["scrub"]) == {"pass", "done_bytes", "total_bytes", "ended_us"}
         assert node["address"] == address
         assert node["up"] is True
         assert node["pid"] == nodes.supervisor(node["id"])
@@ -46,9 +50,11 @@ def test_status_as_json(nodes: DevNodes, stream: str) -> None:
     assert found["writer"] == {"address": "me:1", "lease_ms": 700, "remaining_lease_ms": 0}
     assert [member["id"] for member in found["members"]] == nodes.names
     for member in found["members"]:
-        assert set(member) == {"id", "up", "committed_id", "tail_id", "gaps", "backfill"}
+        assert set(member) == {
+            *("id", "up", "committed_id", "tail_id", "doubtful_id", "gaps", "backfill")
+        }
         assert member["up"] is True
-        assert member["tail_id"] == 2
+        assert (member["tail_id"], member["doubtful_id"]) == (2, 0)
         assert (member["gaps"], member["backfill"]) == ([], None)
     assert json.loads(nodes.cli("stream", "show", stream, "--json")) == found
 
@@ -57,7 +63,8 @@ def test_status_for_people(nodes: DevNodes, stream: str) -> None:
     text = nodes.cli("status").decode()
     for name, address in zip(nodes.names, nodes.addresses, strict=True):
         row = next(line for line in text.splitlines() if line.startswith(name))
-        assert row.split() == [name, address, "up", str(nodes.supervisor(name)), row.split()[-1]]
+        assert row.split()[:4] == [name, address, "up", str(nodes.supervisor(name))]
+        assert re.search(r"  pass \d+, \d+ %  +none$", row.rstrip())
     assert f"{stream}  version 1, no entries\n  never claimed\n" in text
     assert "\x1b" not in text
     nodes.cli("put", stream, "--address", "me[red]", data=b"one\n")

@@ -145,5 +145,5 @@ def check_only_good_reads(store: Store, stream_id: int, history: History, driver
                 records = by_position(read_bytes(store, action))
             except CorruptionError:
                 continue
-            assert records
+            assert records or run in history.aside, "what is damaged of that is passed over"
             assert all(known[position] == record for position, record in records.items())

@@ -184,6 +184,10 @@ class Model:
             case effects.DropFill():
                 history.fill = None
                 stream.fill.clear()
+            case effects.Cut():
+                history.cut(action.after, action.last)
+                for entry_id in range(action.after.entry_id + 1, action.last.entry_id + 1):
+                    del stream.runs[entry_id]
             case effects.Commit():
                 history.commit(action.committed)
 
@@ -360,9 +364,21 @@ class Driver:
         if end == gap[1].start:
             self.do(effects.CloseGap(stream_id))
 
+    def cut(self, stream_id: int, start: int, count: int) -> None:
+        """Cuts these entries of a run out, to be backfilled; drops the fill if it is above them."""
+        stream = self.model.streams[stream_id]
+        history = stream.history
+        if history.fill is not None and start < history.fill.start:
+            self.do(effects.DropFill(stream_id))
+        records = {each: stream.runs[each] for each in range(start, start + count)}
+        self.truth.setdefault(stream_id, {}).update(records)
+        batch = batch_of(records.values())
+        self.do(effects.Cut(stream_id, batch.before, batch.last))
+
     def do_random(self, random: random.Random, stream_id: int) -> None:
         """Carries out one or a few actions of any kind."""
         history = self.model.streams[stream_id].history
+        committed_id = history.committed.entry_id
 
         def sizes(count_max: int) -> list[int]:
             count = random.randint(1, count_max)
@@ -371,7 +387,7 @@ class Driver:
         kind = random.choice(
             ["append"] * 6
             + ["append accepted", "truncate", "replace", "commit", "commit", "jump", "promise"]
-            + ["fill", "fill", "drop fill", "accept", "topology", "trim", "trim"]
+            + ["fill", "fill", "drop fill", "cut", "accept", "topology", "trim", "trim"]
         )
         match kind:
             case "append":
@@ -393,6 +409,11 @@ class Driver:
                 self.fill(stream_id, random.randint(1, 12))
             case "drop fill" if history.fill is not None:
                 self.do(effects.DropFill(stream_id))
+            case "cut" if runs := [run for run in history.runs if run.start < committed_id]:
+                run = random.choice(runs)
+                start = random.randrange(run.start, min(run.end, committed_id))
+                left = min(run.end, committed_id) - start
+                self.cut(stream_id, start, random.choice([left, random.randint(1, left)]))
             case "accept":
                 self.accept(stream_id)
             case "trim":

@@ -81,6 +81,10 @@ def remove(driver: Driver) -> None:
     driver.store.remove_some()
 
 
+def cut(start: int, count: int) -> Step:
+    return lambda d: d.cut(1, start, count)
+
+
 def promise(driver: Driver) -> None:
     driver.promise(1)
 
@@ -120,6 +124,10 @@ WORKLOADS: dict[str, list[Step]] = {
     "trim with what is left": [
         *(append(9), together(append(9, 9), commit(3), trim(2)), append(9)),
         *(commit(1), together(append(9, 9), commit(2), trim(3), append(9)), append(9)),
+    ],
+    "damage": [
+        *(append(*[9] * 10), commit(8), cut(3, 2), together(append(9), cut(6, 1), append(9))),
+        *(fill(9), fill(9), together(commit(1), cut(1, 8)), fill(9), jump(3), cut(9, 1)),
     ],
     "full journal": [promise] * 8,
     "two streams": [

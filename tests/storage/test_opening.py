@@ -27,14 +27,14 @@ SEGMENT_BYTES_MAX = 32 * 1024
 
 
 class CountingFiles(SimulatedFiles):
-    """Counts the bytes of the segments that are mapped."""
+    """Counts the bytes of the segments that are read."""
 
     def __init__(self) -> None:
         super().__init__()
         self.size = 0
 
-    def map(self, path: Path) -> memoryview:
-        view = super().map(path)
+    def read(self, path: Path, start: int, end: int) -> memoryview:
+        view = super().read(path, start, end)
         if path.suffix == ".segment":
             self.size += len(view)
         return view
@@ -59,7 +59,7 @@ def make(entries_count: int) -> CountingFiles:
 
 
 def looked_at(files: CountingFiles, *, reads_all: bool = False) -> int:
-    """How many bytes of segments opening maps."""
+    """How many bytes of segments opening reads."""
     files.size = 0
     Store(DIRECTORY, files, reads_all=reads_all).close()
     return files.size

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from walle.storage import vfs
 from walle.storage.vfs import BUFFERS_COUNT_MAX, RealFile, RealFiles
 from walle.testing.files import Crash, SimulatedFiles
 
@@ -94,6 +95,36 @@ def test_open_file_can_be_written_and_synced(place: tuple[Files, Path]) -> None:
     file.close()
 
 
+def test_read_gives_what_the_file_has_of_it(place: tuple[Files, Path]) -> None:
+    files, base = place
+    file = files.create(base / "a", 10_000)
+    file.write([b"data"], 5_000)
+    files.sync([file])
+    assert files.size_of(base / "a") == 10_000
+    for _ in ("as it is in memory", "as it is on the device"):
+        assert bytes(files.read(base / "a", 4_998, 5_004)) == b"\0\0data"
+        assert bytes(files.read(base / "a", 9_998, 20_000)) == b"\0\0"
+        assert bytes(files.read(base / "a", 20_000, 30_000)) == b""
+        files.refresh(base / "a", 0, 20_000)
+    file.write([b"more"], 5_000)
+    files.refresh(base / "a", 0, 10_000)
+    assert bytes(files.read(base / "a", 5_000, 5_004)) == b"more", "what is not synced is kept"
+    file.close()
+    files.remove(base / "a")
+    for look in (files.size_of, lambda path: files.read(path, 0, 1), files.map):
+        with pytest.raises(FileNotFoundError):
+            look(base / "a")
+    files.remove(base / "a")
+
+
+def test_map_that_is_whole_can_be_seen(place: tuple[Files, Path]) -> None:
+    files, base = place
+    files.create(base / "a", 10_000).close()
+    view = files.map(base / "a")
+    for start, end in [(0, 10_000), (1, 9_999), (4_096, 4_097), (5_000, 5_000), (9_000, 8_000)]:
+        assert files.can_see(view, start, end)
+
+
 # --- the real ones --------------------------------------------------------------------------------
 
 
@@ -125,6 +156,90 @@ def test_write_goes_on_where_the_system_stopped(
 def test_empty_file_has_an_empty_map(tmp_path: Path) -> None:
     (tmp_path / "a").touch()
     assert len(RealFiles().map(tmp_path / "a")) == 0
+
+
+def test_map_of_what_was_cut_off_cannot_be_seen(tmp_path: Path) -> None:
+    files = RealFiles()
+    files.create(tmp_path / "a", 64 * 1024).close()
+    view = files.map(tmp_path / "a")
+    assert files.can_see(view[:30_000], 0, 30_000)
+    os.truncate(tmp_path / "a", 20_000)
+    assert files.can_see(view, 0, 20_000)
+    assert not files.can_see(view, 16_384, 64 * 1024)
+    assert not files.can_see(view, 40_000, 40_001)
+    os.truncate(tmp_path / "a", 64 * 1024)
+    assert files.can_see(view, 0, 64 * 1024)
+
+
+def test_map_of_what_the_device_cannot_read_cannot_be_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is asked once for each block that can be read, and again for one that cannot."""
+    asked: list[tuple[int, int]] = []
+
+    class Failing(vfs._Map):
+        def madvise(self, _advice: int, start: int = 0, size: int = 0) -> None:
+            asked.append((start, size))
+            if start <= 100_000 < start + size:
+                raise OSError(errno.EFAULT, os.strerror(errno.EFAULT))
+
+    files = RealFiles()
+    files.create(tmp_path / "a", 200_000).close()
+    monkeypatch.setattr(vfs, "_Map", Failing)
+    view = files.map(tmp_path / "a")
+    first, bad = (0, 65_536), (65_536, 65_536)
+    third, last = (131_072, 65_536), (196_608, 3_392)
+    assert files.can_see(view, 10, 20)
+    assert asked == [first]
+    for _ in range(2):
+        assert not files.can_see(view, 0, 150_000)
+    assert files.can_see(view, 140_000, 200_000)
+    assert files.can_see(view, 131_072, 200_000)
+    assert asked == [first, bad, bad, third, last]
+
+
+@pytest.mark.parametrize(("error", "is_known"), [(errno.EINVAL, True), (errno.EIO, False)])
+def test_system_that_cannot_tell_what_can_be_seen_is_not_believed_to_refuse(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int, is_known: bool
+) -> None:
+    files = RealFiles()
+    files.create(tmp_path / "a", 64 * 1024).close()
+
+    class Old(vfs._Map):
+        def madvise(self, *_args: int) -> None:
+            raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr(vfs, "_Map", Old)
+    view = files.map(tmp_path / "a")
+    if is_known:
+        assert files.can_see(view, 0, 10)
+    else:
+        with pytest.raises(OSError, match="Input/output error"):
+            files.can_see(view, 0, 10)
+
+
+@pytest.mark.parametrize("error", [errno.EIO, errno.EINVAL])
+def test_what_the_device_cannot_read_is_zeros(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int
+) -> None:
+    """One block of it; any other error is one of the program."""
+    (tmp_path / "a").write_bytes(b"x" * 20_000)
+    preadv = os.preadv
+
+    def failing(fd: int, buffers: list[memoryview], offset: int) -> int:
+        if 8_192 <= offset < 12_288:
+            raise OSError(error, os.strerror(error))
+        size = 8_192 - offset if offset < 8_192 else 20_000
+        return preadv(fd, [buffers[0][:size]], offset)
+
+    monkeypatch.setattr(os, "preadv", failing)
+    if error == errno.EINVAL:
+        with pytest.raises(OSError, match="Invalid argument"):
+            RealFiles().read(tmp_path / "a", 100, 20_000)
+        return
+    data = bytes(RealFiles().read(tmp_path / "a", 100, 20_000))
+    assert data == b"x" * 8_092 + bytes(4_096) + b"x" * 7_712
+    assert bytes(RealFiles().read(tmp_path / "a", 9_000, 11_000)) == bytes(2_000)
 
 
 def test_failed_sync_names_the_file(tmp_path: Path) -> None:

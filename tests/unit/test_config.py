@@ -18,6 +18,7 @@ from walle.limits import (
     DISK_RESERVE_BYTES_MIN,
     MEMBERS_COUNT_MAX,
     NODE_ID_BYTES_MAX,
+    SCRUB_BYTES_PER_SECOND_DEFAULT,
 )
 
 DIRECTORY = Path("/etc/walle")
@@ -46,6 +47,9 @@ def test_good_settings_are_taken() -> None:
     settings = changed("disk_reserve_bytes", DISK_RESERVE_BYTES_MIN)
     config = parse_node_config(settings, directory=DIRECTORY)
     assert config.disk_reserve_bytes == DISK_RESERVE_BYTES_MIN
+    assert config.scrub_bytes_per_second == SCRUB_BYTES_PER_SECOND_DEFAULT
+    config = parse_node_config(changed("scrub_bytes_per_second", 0), directory=DIRECTORY)
+    assert config.scrub_bytes_per_second == 0
 
 
 def test_example_file_is_good() -> None:
@@ -82,6 +86,9 @@ def test_data_directory_is_relative_to_the_file(data: str, path: Path) -> None:
         ("disk_reserve_bytes", 0, "disk_reserve_bytes", "must be a number of bytes, 134217728 at"),
         ("disk_reserve_bytes", "1G", "disk_reserve_bytes", "at least, not '1G'"),
         ("disk_reserve_bytes", True, "disk_reserve_bytes", "at least, not True"),
+        ("scrub_bytes_per_second", -1, "scrub_bytes_per_second", "must be a number of bytes, or 0"),
+        ("scrub_bytes_per_second", "1M", "scrub_bytes_per_second", "for no damage, not '1M'"),
+        ("scrub_bytes_per_second", False, "scrub_bytes_per_second", "for no damage, not False"),
         ("data", "", "data", "must be a directory's path"),
         ("data", 3, "data", "must be a directory's path, not 3"),
         ("initial_cluster", {}, "initial_cluster", "must map each node's id to its host:port"),

@@ -351,11 +351,11 @@ class _WatchedFiles(RealFiles):
         self._count = count
         self._seen: set[Path] = set()
 
-    def map(self, path: Path) -> memoryview:
+    def read(self, path: Path, start: int, end: int) -> memoryview:
         if path.suffix == SUFFIX:
             self._seen.add(path)
             self._show(len(self._seen), self._count)
-        return super().map(path)
+        return super().read(path, start, end)
 
 
 @segments.command()

@@ -50,9 +50,18 @@ def status(connect: str, *, as_json: bool) -> None:
         return
     out = console()
     out.print(f"cluster {found['cluster']}\n")
-    table = new_table("NODE", "ADDRESS", "STATE", "PID", "STREAMS")
+    table = new_table("NODE", "ADDRESS", "STATE", "PID", "STREAMS", "SCRUB", "DAMAGE")
     for node in found["nodes"]:
-        about = (str(node["pid"]), str(len(node["streams"]))) if node["up"] else ()
+        about = (
+            (
+                str(node["pid"]),
+                str(len(node["streams"])),
+                _describe_scrub(node["scrub"]),
+                _describe_damage(node["damage_count"]),
+            )
+            if node["up"]
+            else ()
+        )
         table.add_row(node["id"], node["address"], _describe_node_state(node), *about)
     out.print(table)
     for stream in found["streams"]:
@@ -82,7 +91,7 @@ def print_stream(out: Console, stream: dict[str, Any]) -> None:
             if member["up"]
             else ()
         )
-        table.add_row(f"  {member['id']}", _describe_up(member), *about)
+        table.add_row(f"  {member['id']}", _describe_member_state(member), *about)
     out.print(table)
 
 
@@ -110,6 +119,23 @@ def _describe_node_state(node: dict[str, Any]) -> Text:
     if not node["up"] or node["has_space"]:
         return _describe_up(node)
     return Text(f"disk full: {node['free_bytes'] // MIB} MiB free", "red")
+
+
+def _describe_scrub(scrub: dict[str, Any] | None) -> str:
+    if scrub is None:
+        return "off"
+    done = 100 * scrub["done_bytes"] // max(1, scrub["total_bytes"])
+    return f"pass {scrub['pass']}, {done} %"
+
+
+def _describe_damage(count: int) -> Text:
+    return Text(f"found {count} times", "red") if count else Text("none")
+
+
+def _describe_member_state(member: dict[str, Any]) -> Text:
+    if not member["doubtful_id"]:
+        return _describe_up(member)
+    return Text("doubts its tail", "yellow")
 
 
 def _describe_entries(stream: dict[str, Any]) -> str:
@@ -177,6 +203,8 @@ def _describe_node(node_id: str, address: str, told: dict[str, Any] | None) -> d
         "children": told["children"] if told else {},
         "has_space": told["has_space"] if told else None,
         "free_bytes": told["free_bytes"] if told else None,
+        "damage_count": told["damage_count"] if told else None,
+        "scrub": told["scrub"] if told else None,
         "streams": [each["name"] for each in told["streams"]] if told else [],
     }
 
@@ -213,7 +241,7 @@ def _describe_stream(info: StreamInfo, told: dict[str, dict[str, Any]]) -> dict[
 
 
 def _describe_member(node_id: str, view: dict[str, Any] | None) -> dict[str, Any]:
-    known = ("committed_id", "tail_id", "gaps", "backfill")
+    known = ("committed_id", "tail_id", "doubtful_id", "gaps", "backfill")
     return {
         "id": node_id,
         "up": view is not None,

@@ -1,4 +1,4 @@
-"""Closing a member's gaps, lowest first, from the other members.
+"""A member's gaps: damage opens them, and they are closed, lowest first, from the other members.
 
 Records are taken forward from the chain below the gap, and must meet the chain above it before the
 gap is called closed: what a peer sends is never trusted. Other members' aside runs may be the only
@@ -18,6 +18,7 @@ from walle.messages import Fetch, FetchReply
 if TYPE_CHECKING:
     from walle.core.context import Context
     from walle.core.member import Member
+    from walle.ids import Position
     from walle.messages import Message
     from walle.record import Batch
 
@@ -38,6 +39,27 @@ class Backfill:
         self._turn = 0
         self._without: set[str] = set()
         self._progress_ns = 0
+
+    def open_gap(self, after: Position, last: Position) -> None:
+        """Storage has found that the entries behind `after`, up to `last`, are damaged.
+
+        They were all in one run, below the commit point; what is not any more was reported before,
+        or trimmed.
+        """
+        member = self._member
+        after = max(after, member.history.origin)
+        run = member.history.run_with(last.entry_id)
+        if run is None or after.entry_id < run.start - 1:
+            return
+        fill = member.history.fill
+        if fill is not None and after.entry_id < fill.start:
+            self._drop_fill()  # it is not in the lowest gap any more
+        member.note_commit()  # storage must know that the live run holds it, wherever that begins
+        member.history.cut(after, last)
+        self._context.outbox.order(effects.Cut(member.stream_id, after, last))
+        gap = IdRange(after.entry_id + 1, last.entry_id + 1)
+        self._context.outbox.note(f"{member.name}: entries {gap} are damaged here: a gap")
+        self.start()
 
     def on_topology(self) -> None:
         """The members have changed."""

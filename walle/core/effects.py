@@ -122,6 +122,15 @@ class DropFill(NamedTuple):
     stream_id: U64
 
 
+class Cut(NamedTuple):
+    """The entries behind `after`, up to `last`, are damaged: they are cut out of their run, and so
+    become a gap. They lie below the commit point and above the fill."""
+
+    stream_id: U64
+    after: Position
+    last: Position
+
+
 # --- actions that need no sync --------------------------------------------------------------------
 
 
@@ -179,6 +188,7 @@ Action: TypeAlias = (
     | Fill
     | CloseGap
     | DropFill
+    | Cut
     | Commit
     | ReadRecords
     | ReadOldest

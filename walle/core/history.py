@@ -263,6 +263,34 @@ class History:
         self.fill = None
         self.aside = [run for run in self.aside if run.start >= above.start]
 
+    def cut(self, after: Position, last: Position) -> None:
+        """Makes a gap of the entries behind `after`, up to `last`, which lie in one run.
+
+        They are below the commit point, so the live run still holds that, and above the fill, which
+        so remains in the lowest gap.
+        """
+        run = self.run_with(last.entry_id)
+        invariant(
+            run is not None
+            and run.start - 1 <= after.entry_id < last.entry_id < self.committed.entry_id
+            and (after == run.before or after.entry_id >= run.start)
+            and self.chain_at(last.entry_id) in (None, last.chain)
+            and (self.fill is None or self.fill.start <= after.entry_id),
+            "what is cut out of a run is committed, and lies above the fill",
+            after=after,
+            last=last,
+        )
+        assert run is not None  # noqa: S101 - for the type checker
+        parts = [
+            Run(run.start, run.prev_chain, after),
+            Run(last.entry_id + 1, last.chain, run.last),
+        ]
+        index = self.runs.index(run)
+        self.runs[index : index + 1] = [part for part in parts if part.start < part.end]
+        if self.base.entry_id < last.entry_id:  # it was the live run
+            del self.chains[: last.entry_id - self.base.entry_id]
+            self.base = last
+
     def run_with(self, entry_id: int) -> Run | None:
         """The proved or live run that holds `entry_id`."""
         for run in reversed(self.runs):

@@ -209,7 +209,7 @@ class Member:
         """Records a newer topology. Where it begins later the commit point is at its origin."""
         if self.history.holds(topology.origin):
             self.advance(topology.origin)
-        self._note_commit()  # storage learns by it that the live run holds the origin
+        self.note_commit()  # storage learns by it that the live run holds the origin
         self.history.trim(topology.origin)
         self._noted_id = self.history.committed.entry_id
         self._forget_missing(up_to=self._noted_id)
@@ -403,14 +403,15 @@ class Member:
         self.history.commit(committed)
         self._forget_missing(up_to=committed.entry_id)
         if committed.entry_id - self._noted_id >= COMMIT_NOTE_ENTRIES:
-            self._note_commit()
+            self.note_commit()
         else:
             self.context.timers.set_if_unset(
-                ("commit", self.stream_id), self.context.after_ms(COMMIT_NOTE_MS), self._note_commit
+                ("commit", self.stream_id), self.context.after_ms(COMMIT_NOTE_MS), self.note_commit
             )
         self._changed()
 
-    def _note_commit(self) -> None:
+    def note_commit(self) -> None:
+        """Tells storage the commit point, unless it knows."""
         self.context.timers.cancel(("commit", self.stream_id))
         if self.history.committed.entry_id > self._noted_id:
             self._noted_id = self.history.committed.entry_id
@@ -497,7 +498,7 @@ class Member:
             self.append(batch, skip, writer)
             self.advance(committed)
         else:
-            self._note_commit()  # storage must know where the old run ends
+            self.note_commit()  # storage must know where the old run ends
             history.jump(batch, skip, committed)
             accepted = self._newly_accepted(writer)
             self._noted_id = committed.entry_id

@@ -67,6 +67,7 @@ if TYPE_CHECKING:
 
     from walle.core.context import Context
     from walle.core.effects import Address
+    from walle.ids import Position
     from walle.messages import Message
     from walle.record import Batch
 
@@ -154,6 +155,14 @@ class Node:
         batch: the frame's records, checked.
         """
         self._receive(sender, request_id, message, batch)
+        self._settle()
+
+    def damaged(self, stream_id: int, after: Position, last: Position) -> None:
+        """Storage has found that a stream's entries behind `after`, up to `last`, are damaged; all
+        of them are committed."""
+        member = self.members.get(stream_id)
+        if member is not None:
+            member.backfill.open_gap(after, last)
         self._settle()
 
     def tick(self) -> None:
@@ -536,6 +545,7 @@ class Node:
             "first_entry_id": history.origin.entry_id + 1,
             "committed_id": history.committed.entry_id,
             "tail_id": history.tail.entry_id,
+            "doubtful_id": member.doubtful_id if member.is_damaged else 0,
             "gaps": [list(each) for each in history.gaps()[:GAPS_LISTED_MAX]],
             "backfill": None
             if gap is None

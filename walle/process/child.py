@@ -5,8 +5,8 @@ A process ends with an exit status that says what its supervisor can do about it
     0   it was asked to stop, and has stopped in good order
     65  EX_DATAERR   the journal cannot be trusted: starting again does not help
     70  EX_SOFTWARE  a broken invariant or another bug: start the node afresh from disk
-    74  EX_IOERR     a write or a sync failed, or entries that were good at the start are damaged:
-                     start afresh; what is on the disk is read again, and damage is dealt with
+    74  EX_IOERR     a write or a sync failed, or entries are damaged that may not be committed:
+                     start afresh; what is on the disk is read again, and recovery deals with it
     78  EX_CONFIG    a setting is wrong: starting again does not help
 """
 
@@ -138,7 +138,9 @@ def run_storage(region: Region, config: NodeConfig) -> None:
         raise UntrustedError(str(error)) from error
     for finding in store.findings:
         log.warning("%s", finding)
-    storage = Storage(loop, region, store, reserve)
+    storage = Storage(
+        loop, region, store, reserve, scrub_bytes_per_second=config.scrub_bytes_per_second
+    )
     loop.run(storage)
     while storage.do_work():
         pass

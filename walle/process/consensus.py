@@ -23,12 +23,17 @@ from walle.process import mail, orders
 from walle.process.loop import now_ns
 from walle.process.mail import NOWHERE, ArenaPayload, Destination, RingPayload
 from walle.ring.region import (
+    DAMAGE_COUNT,
     FREE_BYTES,
     HAS_RESERVE,
     HAS_SPACE,
     PID_CONSENSUS,
     PID_NETWORK,
     PID_STORAGE,
+    SCRUB_DONE_BYTES,
+    SCRUB_ENDED_US,
+    SCRUB_PASSES,
+    SCRUB_TOTAL_BYTES,
     SYNCED,
 )
 
@@ -128,7 +133,10 @@ class Consensus:
             else:
                 self._on_closed(mail.unpack_closed(view))
         for view in results:
-            self._on_result(mail.unpack_mail(view))
+            if view[0] == orders.DAMAGED:
+                self.node.damaged(*orders.unpack_damaged(view))
+            else:
+                self._on_result(mail.unpack_mail(view))
         work = len(requests) + len(results)
         if self._context.timers.next_ns() <= self._context.now_ns:
             self.node.tick()
@@ -306,4 +314,13 @@ class Consensus:
                 "storage": counters[PID_STORAGE],
             },
             "free_bytes": counters[FREE_BYTES],
+            "damage_count": counters[DAMAGE_COUNT],
+            "scrub": {
+                "pass": counters[SCRUB_PASSES] + 1,
+                "done_bytes": counters[SCRUB_DONE_BYTES],
+                "total_bytes": counters[SCRUB_TOTAL_BYTES],
+                "ended_us": counters[SCRUB_ENDED_US],
+            }
+            if self._config.scrub_bytes_per_second
+            else None,
         }

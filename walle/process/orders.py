@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 ORDER = 20  # consensus to storage
 ENDED = 21  # consensus to storage: nobody waits for that session's reads any more
 RECOVERED = 30  # storage to consensus, at the start
+DAMAGED = 31  # storage to consensus: what must be cut out of a run
 
 # --- consensus to storage -------------------------------------------------------------------------
 
@@ -48,6 +49,7 @@ _PLAIN = (
     effects.Truncate,
     effects.CloseGap,
     effects.DropFill,
+    effects.Cut,
     effects.Commit,
 )
 _ALL = (
@@ -167,7 +169,18 @@ def unpack_ended(view: memoryview) -> int:
     return session
 
 
-# --- storage to consensus, at the start -----------------------------------------------------------
+# --- storage to consensus -------------------------------------------------------------------------
+
+
+def pack_damaged(cut: effects.Cut) -> list[Buffer]:
+    out = bytearray([DAMAGED])
+    _CODECS[effects.Cut].encode(cut, out)
+    return [out]
+
+
+def unpack_damaged(view: memoryview) -> effects.Cut:
+    cut: effects.Cut = _CODECS[effects.Cut].decode_from(view, 1)
+    return cut
 
 
 class _Run(NamedTuple):

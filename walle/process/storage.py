@@ -13,6 +13,7 @@ ordered, or none: the node that asked checks by their chains whether they are th
 from __future__ import annotations
 
 import logging
+import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
@@ -20,22 +21,36 @@ from walle import frame
 from walle.core import effects
 from walle.core.timers import NEVER
 from walle.errors import Code, CorruptionError
+from walle.ids import IdRange
 from walle.limits import (
     CONFIRM_MS,
     FRAME_BYTES_MAX,
     MIB,
     NS_PER_MS,
+    NS_PER_S,
     READ_COST_BYTES,
     READ_ROUND_BYTES,
     READS_QUEUED_SESSION_MAX,
     RING_MESSAGE_BYTES,
+    SCRUB_PAUSE_MS,
+    SCRUB_STEP_BYTES,
 )
 from walle.messages import Failure
 from walle.process import mail, orders
 from walle.process.loop import now_ns
 from walle.process.mail import ArenaPayload, Destination
 from walle.process.reads import Reads
-from walle.ring.region import FREE_BYTES, HAS_RESERVE, HAS_SPACE, SYNCED
+from walle.ring.region import (
+    DAMAGE_COUNT,
+    FREE_BYTES,
+    HAS_RESERVE,
+    HAS_SPACE,
+    SCRUB_DONE_BYTES,
+    SCRUB_ENDED_US,
+    SCRUB_PASSES,
+    SCRUB_TOTAL_BYTES,
+    SYNCED,
+)
 
 if TYPE_CHECKING:
     from walle.process.loop import Loop
@@ -53,7 +68,15 @@ log = logging.getLogger("walle.storage")
 class Storage:
     """Drives a `Store`."""
 
-    def __init__(self, loop: Loop, region: Region, store: Store, reserve: Reserve) -> None:
+    def __init__(
+        self,
+        loop: Loop,
+        region: Region,
+        store: Store,
+        reserve: Reserve,
+        *,
+        scrub_bytes_per_second: int,
+    ) -> None:
         self._loop = loop
         self._region = region
         self._store = store
@@ -63,6 +86,11 @@ class Storage:
         self._tell_space()
         self._reads = Reads()
         self._confirm_ns = NEVER
+        self._scrub_ns = NEVER
+        self._scrub_step_ns = 0
+        if scrub_bytes_per_second:
+            self._scrub_ns = now_ns() + SCRUB_PAUSE_MS * NS_PER_MS
+            self._scrub_step_ns = SCRUB_STEP_BYTES * NS_PER_S // scrub_bytes_per_second
         self._to_consensus: deque[list[Any]] = deque(orders.pack_recovered(store.recovered()))
 
     def do_work(self) -> int:
@@ -76,7 +104,9 @@ class Storage:
                 region.consensus_bell.ring()
         self._look()
         self._publish()
-        return len(views) + self._read_some() + self._store.remove_some()
+        work = len(views) + self._read_some() + self._store.remove_some()
+        self._scrub()
+        return work
 
     def _confirm(self) -> None:
         """Lets the round confirm what was made durable a while ago, if that time has come."""
@@ -128,8 +158,8 @@ class Storage:
         return (not self._to_consensus or bool(waits)) and self._region.orders.arm_consumer()
 
     def next_ns(self) -> int:
-        """When there may be something to confirm."""
-        return self._confirm_ns
+        """When there may be something to confirm, and when to search for damage again."""
+        return min(self._confirm_ns, self._scrub_ns)
 
     def _carry_out(self, views: list[memoryview]) -> None:
         forwards = []
@@ -190,8 +220,9 @@ class Storage:
         try:
             records = self._store.read(read)
         except CorruptionError as error:
-            log.error("a read found damage: %s", error)  # noqa: TRY400 - it says all there is
-            self._fail(read, Code.DAMAGED, f"an entry is damaged here: {error}")
+            self._report(read.stream_id, error)
+            text = "an entry is damaged here; another member's copy takes its place"
+            self._fail(read, Code.BUSY, text)
             return 0
         size = sum(len(part) for part in records)
         if records:
@@ -202,6 +233,51 @@ class Storage:
     def _fail(self, read: effects.ReadAction, code: Code, text: str) -> None:
         request_id = frame.request_id_of(read.send.message)
         self._send(read.send.to, frame.encode_head(Failure(code, text), request_id), [])
+
+    # --- damage -----------------------------------------------------------------------------------
+
+    def _scrub(self) -> None:
+        """Searches on for damage, one step, if it is time for that. What was missed while there was
+        other work is not made up for."""
+        if self._scrub_ns > now_ns():
+            return
+        self._scrub_ns = now_ns() + self._scrub_step_ns
+        if self._to_consensus:
+            return
+        scrubber, counters = self._store.scrubber, self._region.counters
+        passes_count = scrubber.passes_count
+        suspect = scrubber.step()
+        if suspect is not None:
+            self._report(*suspect)
+            self._publish()
+        if scrubber.passes_count > passes_count:
+            log.debug("%d bytes were read in search of damage", scrubber.done_bytes)
+            counters[SCRUB_ENDED_US] = time.time_ns() // 1000
+            self._scrub_ns = now_ns() + SCRUB_PAUSE_MS * NS_PER_MS
+        counters[SCRUB_PASSES] = scrubber.passes_count
+        counters[SCRUB_DONE_BYTES] = scrubber.done_bytes
+        counters[SCRUB_TOTAL_BYTES] = scrubber.total_bytes
+
+    def _report(self, stream_id: int, error: CorruptionError) -> None:
+        """Something of a stream did not pass its checks: consensus has to say what becomes of it.
+
+        Each read that meets it repeats that, until it is cut out.
+
+        Raises:
+            CorruptionError: only recovery can say that.
+        """
+        found_count = self._store.scrubber.found_count
+        cut = self._store.damage(stream_id, error)
+        if cut is None:
+            log.warning("%s; read from the device once more, it is good", error)
+            return
+        if self._store.scrubber.found_count > found_count:
+            entries = IdRange(cut.after.entry_id + 1, cut.last.entry_id + 1)
+            log.error(
+                "damage: %s; entries %s of stream %d are lost here", error, entries, stream_id
+            )
+            self._region.counters[DAMAGE_COUNT] += 1
+        self._to_consensus.append(orders.pack_damaged(cut))
 
     # --- what goes out ----------------------------------------------------------------------------
 

@@ -31,6 +31,13 @@ PID_NETWORK = 8
 PID_CONSENSUS = 16
 PID_STORAGE = 24
 """Each process's id, set by itself. No two processes set counters of one cache line."""
+SCRUB_PASSES = 25
+SCRUB_DONE_BYTES = 26
+SCRUB_TOTAL_BYTES = 27
+SCRUB_ENDED_US = 28
+DAMAGE_COUNT = 29
+"""What storage says of its scrubbing: passes completed, of the present one how far it is, when the
+last one ended (us since 1970, 0: none has); and how often damage was found, in whatever way."""
 
 
 class Region:

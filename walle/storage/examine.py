@@ -1,14 +1,17 @@
-"""Looking at what a segment really holds, for recovery: pieces of good records, and the rest."""
+"""Looking at what a segment really holds: for recovery, pieces of good records, and the rest; while
+the node runs, what is damaged of an extent, and what is left without that."""
 
 from __future__ import annotations
 
 from array import array
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
+from walle.errors import CorruptionError
 from walle.ids import Position
 from walle.native import records_search
-from walle.record import scan
-from walle.storage.extent import Extent, SparseIndex
+from walle.record import ALIGNMENT, scan
+from walle.storage.extent import Damage, Extent, SparseIndex
 from walle.storage.manifest import ExtentRecord, Kind
 
 if TYPE_CHECKING:
@@ -118,6 +121,69 @@ def _is_other(pieces: list[Piece], last: Position) -> bool:
     """Whether these are good records of another history than the one that leads to `last`."""
     found = pieces[-1].extent.last if pieces else last
     return found.entry_id >= last.entry_id and found != last
+
+
+def find_damage(extent: Extent, view: memoryview) -> Damage | None:
+    """What of the extent is damaged; None: nothing.
+
+    The good records at its begin and those at its end are kept: where they lead to is known, so the
+    chain proves them. All between counts as damaged.
+
+    Args:
+        view: the segment's file, from its begin.
+    """
+    view = view[: extent.end]
+    index, _ = _read_run(view, extent.offset, extent.before)
+    if index.last == extent.last:
+        return None
+    after, last, at = index.last, extent.last, index.end
+    while index.last != extent.last:
+        at, before = _search(view, at, after.entry_id + 1)
+        if at < 0:
+            break
+        index, _ = _read_run(view, at, before)
+        at = max(index.end, at + ALIGNMENT)
+        if index.last == extent.last:
+            last = before
+    if last.entry_id <= after.entry_id:
+        after = extent.before  # those at the begin are of another history: since when, nobody knows
+    return Damage(after, last)
+
+
+def without(extent: Extent, view: memoryview, damage: Damage) -> list[Extent]:
+    """What is left of the extent below the damage and above it, sealed.
+
+    Args:
+        view: as for `find_damage`.
+
+    Raises:
+        CorruptionError: more is damaged than was found before.
+    """
+    after, last = damage
+    view, end = view[: extent.end], extent.offset
+    parts = []
+    if after != extent.before:
+        count = after.entry_id - extent.before.entry_id
+        found = scan(view[end:], after=extent.before, count_max=count)
+        end += found.size
+        if found.count < count or found.last != after:
+            raise _grown(extent, end, f"the records up to entry {after}")
+        parts.append(replace(extent, end=end, last=after))
+    if last != extent.last:
+        at, before = _search(view, end, last.entry_id + 1)
+        while at >= 0 and before != last:
+            at, before = _search(view, at + ALIGNMENT, last.entry_id + 1)
+        if at < 0:
+            raise _grown(extent, end, f"the successor of entry {last}")
+        parts.append(replace(extent, offset=at, first_id=last.entry_id + 1, prev_chain=last.chain))
+    for part in parts:
+        part.is_sealed, part.index, part.damage = True, None, None
+    return parts
+
+
+def _grown(extent: Extent, offset: int, expected: str) -> CorruptionError:
+    path = str(extent.segment.path)
+    return CorruptionError(path, offset, expected=expected, found="more damage than before")
 
 
 def _pieces(record: ExtentRecord, segment: Segment, view: memoryview) -> list[Piece]:

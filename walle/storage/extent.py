@@ -80,6 +80,13 @@ class SparseIndex:
         )
 
 
+class Damage(NamedTuple):
+    """Entries that do not pass their checks: those behind `after`, up to `last`."""
+
+    after: Position
+    last: Position
+
+
 @dataclass(slots=True, eq=False)
 class Extent:
     """A stretch of a segment that holds the records (first_id - 1, last], whose first builds on
@@ -89,6 +96,7 @@ class Extent:
     is_sealed: it will not grow.
     group_id: of an extent of an aside run: the first entry id of that run.
     index: None when nothing is indexed; always there while the extent may grow.
+    damage: what was found damaged, and has not been cut out yet.
     """
 
     segment: Segment
@@ -101,6 +109,7 @@ class Extent:
     is_sealed: bool
     group_id: int = 0
     index: SparseIndex | None = None
+    damage: Damage | None = None
 
     @property
     def before(self) -> Position:
@@ -136,3 +145,8 @@ def first_id_of(extent: Extent) -> int:
 def last_id_of(extent: Extent) -> int:
     """The same, by their ends."""
     return extent.last.entry_id
+
+
+def key_of(extent: Extent) -> ExtentKey:
+    """The key by which extents of one stream are sorted as they lie on the disk."""
+    return extent.key

@@ -196,7 +196,7 @@ def load(directory: Path, files: Files) -> Loaded | None:
     if not digits.isdecimal():
         _refuse(path, 0, expected="a journal's number as its name", found=name)
     number = int(digits)
-    view = files.map(path)
+    view = files.read(path, 0, files.size_of(path))
     sequence = _read_header(view, path, number) - 1
     found = manifest.Manifest()
     end = BLOCK_BYTES

@@ -204,6 +204,22 @@ class StreamLog:
         fill, self.fill = self.fill, []
         self._drop(fill)
 
+    def extent_with(self, entry_id: int) -> Extent | None:
+        """The extent of a run that holds the entry."""
+        index = bisect_right(self.runs, entry_id, key=first_id_of) - 1
+        if index < 0 or self.runs[index].last.entry_id < entry_id:
+            return None
+        return self.runs[index]
+
+    def replace(self, extent: Extent, parts: list[Extent]) -> None:
+        """Keeps only these parts of an extent of a run."""
+        index = self.runs.index(extent)
+        self.runs[index : index + 1] = parts
+        extent.segment.extents_count += len(parts)
+        self._drop([extent])
+        for part in parts:
+            self._touch(part)
+
     def _split(self, position: Position, locate: Callable[[Extent, int], Place]) -> list[Extent]:
         """Takes what follows `position` out of the runs; returns it, sealed."""
         index = bisect_right(self.runs, position.entry_id, key=first_id_of)

@@ -23,7 +23,7 @@ from walle.storage.examine import (
 from walle.storage.journal import REMEDY, Journal, Loaded, load, remove_unfinished
 from walle.storage.log import StreamLog, snapshot
 from walle.storage.manifest import ClusterRecord, Kind, Manifest
-from walle.storage.notes import newest
+from walle.storage.notes import RECORDS_START, newest
 from walle.storage.recovery import RecoveredStream, StreamRecovery
 from walle.storage.segment import (
     DAMAGED_SUFFIX,
@@ -180,32 +180,36 @@ class Disk:
                 return take_lost(extent)
             if not is_read:
                 return take_unread(extent, segment)
-            view = self._files.map(segment.path)
-            reason = check_header(view, segment)
-            if reason is None and not extent.is_sealed:
-                note = newest(view, segment.key)
+            # Copies: where the device cannot read, looking at a map would end the process.
+            head = self._files.read(segment.path, 0, RECORDS_START)
+            reason = check_header(head, segment)
+            if reason is None and extent.is_sealed:
+                view = self._files.read(segment.path, 0, extent.end)
+                return examine_sealed(extent, segment, view)
+            if reason is None:
+                note = newest(head, segment.key)
                 if note is not None:
                     # Of the fill nothing is known to be durable, wherever the commit point is.
                     durable_id = stream.committed.entry_id if extent.kind == Kind.RUN else 0
-                    return self._look_at_end(extent, segment, view, note, durable_id)
+                    return self._look_at_end(extent, segment, note, durable_id)
                 reason = "no valid note of where it ends"
-            if reason is not None:
-                self.findings.append(f"{segment.path} is not what it should be: it has {reason}")
-                self._damaged.add(segment.path)
-                return take_lost(extent)
-            return examine_sealed(extent, segment, view)
+            self.findings.append(f"{segment.path} is not what it should be: it has {reason}")
+            self._damaged.add(segment.path)
+            return take_lost(extent)
 
         return look_at
 
     def _look_at_end(
-        self, extent: ExtentRecord, segment: Segment, view: memoryview, note: Note, durable_id: int
+        self, extent: ExtentRecord, segment: Segment, note: Note, durable_id: int
     ) -> Examined:
         """What an extent that is not sealed holds."""
-        if len(view) == segment.size:
+        view = self._files.read(segment.path, 0, note.end)
+        size = self._files.size_of(segment.path)
+        if size == segment.size:
             return examine_growing(extent, segment, view, note, durable_id)
         # Whoever shortened it: no loss of power did, so what is missing is not torn; and what is to
         # be written must find its space reserved.
-        self.findings.append(f"{segment.path} has only {len(view)} bytes")
+        self.findings.append(f"{segment.path} has {size} bytes, not {segment.size}")
         note = note._replace(start=note.end)
         examined = examine_growing(extent, segment, view, note, durable_id)
         return examined._replace(note=None, room_bytes=0)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from walle.errors import CorruptionError
+from walle.storage.notes import RECORDS_START
 from walle.storage.segment import check_header
 
 if TYPE_CHECKING:
@@ -154,10 +155,29 @@ class Pool:
         self._maps[segment] = view
         return view
 
+    def can_see(self, view: memoryview, start: int, end: int) -> bool:
+        """As `Files.can_see`, of a segment's map."""
+        return self._files.can_see(view, start, end)
+
+    def reload(self, segment: Segment, end: int) -> memoryview:
+        """A copy of the segment's file up to `end`, as it is on the device; nothing if there is no
+        such file, or it is not that segment."""
+        if segment.buffers:
+            self.write(segment)
+        self._maps.pop(segment, None)  # what is mapped stays in memory
+        try:
+            self._files.refresh(segment.path, 0, end)
+            view = self._files.read(segment.path, 0, end)
+        except FileNotFoundError:
+            return memoryview(b"")
+        return view if check_header(view, segment) is None else memoryview(b"")
+
     def _open_map(self, segment: Segment) -> memoryview:
+        reason: str | None
         try:
             view = self._files.map(segment.path)
-            reason = check_header(view, segment)
+            can_see = self._files.can_see(view, 0, min(RECORDS_START, len(view)))
+            reason = check_header(view, segment) if can_see else "no header that can be read"
         except FileNotFoundError:
             reason = "no file"
         if reason is None:

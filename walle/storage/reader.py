@@ -1,7 +1,7 @@
 """Reading records: finding them by the sparse index, and checking every one before it leaves.
 
-Files are read through read-only maps. A sector that the device cannot read ends the process by
-SIGBUS, and the node is started again; docs/storage.md counts that among its assumptions.
+Files are read through read-only maps. Where the device cannot read, or where somebody has made the
+file shorter, looking at a map ends the process by SIGBUS; so the system is asked before.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from walle.errors import CorruptionError, invariant
 from walle.ids import Position
 from walle.native import records_seek
-from walle.record import HEADER_BYTES, Scan, Stop, scan
-from walle.storage.extent import SparseIndex, first_id_of
+from walle.record import HEADER_BYTES, RECORD_BYTES_MAX, Scan, Stop, scan
+from walle.storage.extent import INDEX_STEP_BYTES, SparseIndex, first_id_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -97,16 +97,23 @@ class Reader:
 
         size: bytes of records that are there already.
         """
-        view = self.map(extent)[offset:]
-        found = scan(
-            view,
-            after=before,
-            count_max=min(wanted.end - before.entry_id - 1, wanted.bytes_max // HEADER_BYTES + 1),
-            size_max=max(1, wanted.bytes_max - size),
-        )
-        if not found.count or found.stop is Stop.END:
+        size_max = max(1, wanted.bytes_max - size)
+        view = self.map(extent)
+        for ahead in (size_max + INDEX_STEP_BYTES, RECORD_BYTES_MAX):
+            records = self._see(extent, view, offset, offset + ahead)
+            found = scan(
+                records,
+                after=before,
+                count_max=min(
+                    wanted.end - before.entry_id - 1, wanted.bytes_max // HEADER_BYTES + 1
+                ),
+                size_max=size_max,
+            )
+            if found.count or found.stop is not Stop.SHORT:
+                break
+        if not found.count or offset + found.size == extent.end:
             _check(extent, found, offset)
-        return view[: found.size], found
+        return records[: found.size], found
 
     def locate(self, extent: Extent, entry_id: int) -> Place:
         """Where in the extent, which holds it, the entry's record begins.
@@ -118,14 +125,14 @@ class Reader:
         index = self._index(extent)
         while index.last.entry_id < entry_id:
             offset = index.end
-            found = index.read_on(view)
+            found = self._read_on(extent, view, index)
             # What lies behind the entry may be damaged: that is no reason to refuse the entry.
             if index.last.entry_id < entry_id or found.stop is Stop.END:
                 _check(extent, found, offset)
         stretch = index.around(entry_id)
         if stretch.before.entry_id + 1 == entry_id:
             return Place(stretch.start, stretch.before.chain)
-        rest = view[stretch.start : stretch.end]
+        rest = self._see(extent, view, stretch.start, stretch.end)
         place = records_seek(rest, entry_id)
         if place < 0:
             _check(extent, scan(rest, after=stretch.before), stretch.start)
@@ -149,7 +156,7 @@ class Reader:
             if index.last.entry_id >= extent.last.entry_id:
                 return
             offset = index.end
-            _check(extent, index.read_on(view), offset)
+            _check(extent, self._read_on(extent, view, index), offset)
 
     def keep_index(self, extent: Extent) -> None:
         """The extent, sealed now, has an index: it counts among the bounded number."""
@@ -160,6 +167,11 @@ class Reader:
             oldest.index = None
         self._indexed[extent] = None
 
+    def forget_index(self, extent: Extent) -> None:
+        """The extent is sealed, and is not what its index says, or is no more."""
+        self._indexed.pop(extent, None)
+        extent.index = None
+
     def _index(self, extent: Extent) -> SparseIndex:
         if extent.index is None:
             extent.index = SparseIndex(extent.offset, extent.before)
@@ -167,8 +179,14 @@ class Reader:
             self.keep_index(extent)
         return extent.index
 
+    def _read_on(self, extent: Extent, view: memoryview, index: SparseIndex) -> Scan:
+        """Checks and indexes some more of what `map` gave."""
+        self._see(extent, view, index.end, index.end + INDEX_STEP_BYTES + RECORD_BYTES_MAX)
+        return index.read_on(view)
+
     def map(self, extent: Extent) -> memoryview:
-        """The extent's file up to where the extent ends."""
+        """The extent's file up to where the extent ends. The header of its first record, and what
+        is indexed, can be looked at."""
         if extent.segment.buffers:
             self._pool.write(extent.segment)
         view = self._pool.map(extent.segment)
@@ -179,7 +197,25 @@ class Reader:
                 expected=f"records up to byte {extent.end}",
                 found="the end of the file",
             )
-        return view[: extent.end]
+        view = view[: extent.end]
+        self._see(extent, view, extent.offset, extent.offset + HEADER_BYTES)
+        return view
+
+    def _see(self, extent: Extent, view: memoryview, start: int, end: int) -> memoryview:
+        """These bytes of what `map` gave, as far as it reaches.
+
+        Raises:
+            CorruptionError: they cannot be looked at.
+        """
+        end = min(end, extent.end)
+        if self._pool.can_see(view, start, end):
+            return view[start:end]
+        raise CorruptionError(
+            str(extent.segment.path),
+            start,
+            expected="bytes that can be read",
+            found="an error of the device, or the end of the file",
+        )
 
 
 def _check(extent: Extent, found: Scan, offset: int) -> None:

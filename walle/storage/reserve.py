@@ -45,7 +45,10 @@ class Reserve:
         self.names = files.names
         self.open = files.open
         self.map = files.map
+        self.can_see = files.can_see
         self.read = files.read
+        self.refresh = files.refresh
+        self.size_of = files.size_of
         self.rename = files.rename
         self.remove = files.remove
         self.sync = files.sync
@@ -100,7 +103,7 @@ class Reserve:
         written to it or synced: only its space matters."""
         if NAME not in self._files.names(self._directory):
             return False
-        if len(self._files.map(self._path)) == RESERVE_FILE_BYTES:
+        if self._files.size_of(self._path) == RESERVE_FILE_BYTES:
             return True
         self._files.remove(self._path)
         return False

@@ -36,7 +36,10 @@ class Spare:
             return
         self._number += 1
         spare = self._directory / f"{self._number:08d}{SUFFIX}"
-        self._files.rename(path, spare)
+        try:
+            self._files.rename(path, spare)
+        except FileNotFoundError:
+            return  # somebody has removed it
         self._sizes[spare] = size
 
     def take(self, path: Path, size: int) -> bool:

@@ -10,16 +10,18 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from walle.core import effects
-from walle.errors import invariant
+from walle.errors import CorruptionError, invariant
 from walle.limits import COMMITTED_LAG_ENTRIES_MAX
 from walle.native import records_seek
 from walle.storage import manifest
+from walle.storage.extent import Damage
 from walle.storage.log import StreamLog, snapshot
 from walle.storage.manifest import ClusterRecord, Kind
 from walle.storage.oldest import find_oldest
 from walle.storage.opening import open_directory
 from walle.storage.pool import Pool
 from walle.storage.reader import Reader, Wanted
+from walle.storage.scrub import Scrubber
 from walle.storage.segment import Header, Segment, directory_of, next_size, path_of
 from walle.storage.spare import Spare
 
@@ -48,6 +50,7 @@ class Store:
     known any more, and only opening the directory afresh can tell. `sync` refuses from then on.
 
     findings: what recovery had to cut, give up or doubt, in sentences for the operator.
+    scrubber: looks for damage, a step at a time.
 
     Args:
         reads_all: look at all records while opening; else damage to old ones is found when they
@@ -74,6 +77,7 @@ class Store:
             for segment in log.growing():
                 self._pool.take_recovered(segment)
         self._reader = Reader(self._pool)
+        self.scrubber = Scrubber(files, self._pool, self._reader, self._logs)
         # What the round has to make durable, beside what the pool has written.
         self._appended: list[StreamLog] = []
         self._changed: dict[StreamLog, None] = {}
@@ -93,6 +97,7 @@ class Store:
             effects.Fill: self._fill,
             effects.CloseGap: self._close_gap,
             effects.DropFill: self._drop_fill,
+            effects.Cut: self._cut,
             effects.Commit: self._commit,
         }
 
@@ -130,7 +135,8 @@ class Store:
             Nothing if the entry is not held.
 
         Raises:
-            CorruptionError: the first record does not pass its checks. The store goes on.
+            CorruptionError: the first record does not pass its checks. The store goes on, and
+                `damage` tells what is to be done.
         """
         log = self._logs.get(action.stream_id)
         if log is None:
@@ -142,7 +148,7 @@ class Store:
             views = self._reader.read(log.runs, wanted)
             for group in log.aside if action.aside else ():
                 if not views:
-                    views = self._reader.read(group, wanted)
+                    views = self._read_aside(group, wanted)
         except OSError:
             self._has_failed = True
             raise
@@ -153,6 +159,31 @@ class Store:
             return []
         entry_id = min(find_oldest(self._reader, log.runs, action), action.end - 1)
         return self._reader.read(log.runs, Wanted(entry_id, entry_id + 1, 1, None))
+
+    def _read_aside(self, group: list[Extent], wanted: Wanted) -> list[memoryview]:
+        """The same from an aside run. Nobody relies on one, so what is damaged is passed over."""
+        try:
+            return self._reader.read(group, wanted)
+        except CorruptionError:
+            return []
+
+    def damage(self, stream_id: int, error: CorruptionError) -> effects.Cut | None:
+        """What must be cut out of a run of the stream, as that was found. The store changes nothing
+        by itself: it waits for the order. None: all is good on the device, or not held any more.
+
+        Raises:
+            CorruptionError: what is damaged reaches up to the commit point. Opening the store
+                afresh decides what is left.
+        """
+        log = self._log(stream_id)
+        damage = self.scrubber.examine(log, error.path)
+        if damage is None:
+            return None
+        if damage.last.entry_id <= log.topology.origin.entry_id:
+            self.scrubber.cut(log, damage)  # the core knows no more of what was trimmed
+            self._changed[log] = None
+            return None
+        return effects.Cut(stream_id, *damage)
 
     @property
     def is_dirty(self) -> bool:
@@ -325,6 +356,17 @@ class Store:
     def _drop_fill(self, action: effects.DropFill) -> None:
         log = self._log(action.stream_id)
         log.drop_fill()
+        self._changed[log] = None
+
+    def _cut(self, action: effects.Cut) -> None:
+        log = self._log(action.stream_id)
+        invariant(
+            action.last.entry_id < log.committed.entry_id,
+            "what is cut out of a run is committed",
+            stream_id=action.stream_id,
+            last=action.last,
+        )
+        self.scrubber.cut(log, Damage(action.after, action.last))
         self._changed[log] = None
 
     def _add(self, log: StreamLog, kind: Kind, batch: Batch, skip: int, before: Position) -> None:

@@ -14,10 +14,12 @@ would report success for data that is lost. But a `create` that finds no space l
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 from typing import TYPE_CHECKING, Protocol, cast
 
+from walle.limits import KIB
 from walle.native import sync_files
 
 if TYPE_CHECKING:
@@ -27,6 +29,11 @@ if TYPE_CHECKING:
 BUFFERS_COUNT_MAX: int = os.sysconf("SC_IOV_MAX")
 FILE_MODE = 0o600
 DIRECTORY_MODE = 0o700
+READ_BYTES_MIN = 4096
+"""What one error of a device takes with it, at most."""
+MADV_POPULATE_READ = 22
+SEEN_BYTES = 64 * KIB
+"""How much of a map is brought into memory at once, to find out whether that can be done."""
 
 
 class File(Protocol):
@@ -62,15 +69,30 @@ class Files(Protocol):
     def map(self, path: Path) -> memoryview:
         """All of a file, for reading. It shows what is written later, and outlives `remove`."""
 
+    def can_see(self, view: memoryview, start: int, end: int) -> bool:
+        """Whether these bytes of a map, or of a part of one that begins with it, can be looked at.
+
+        If the device cannot read them, or somebody has made the file shorter, doing so would end
+        the process by SIGBUS. What could be seen once is not asked of the device again.
+        """
+
     def read(self, path: Path, start: int, end: int) -> memoryview:
-        """A copy of these bytes of a file, or of those that it has."""
+        """A copy of these bytes of a file, or of those that it has. What the device cannot read is
+        zeros, which pass no check."""
+
+    def refresh(self, path: Path, start: int, end: int) -> None:
+        """Lets the next `read` of these bytes show what is on the device, not what is in memory, if
+        that can be. They are being read in the background."""
+
+    def size_of(self, path: Path) -> int:
+        """Bytes of a file."""
 
     def rename(self, source: Path, target: Path) -> None:
         """Gives a file another name, perhaps in another directory. Before both are synced it may
         be found under either name, under both or under none."""
 
     def remove(self, path: Path) -> None:
-        """Removes a file."""
+        """Removes a file, if it is there: somebody may have done so already."""
 
     def sync(self, files: Sequence[File]) -> None:
         """Makes what was written to these files durable, with as much of the metadata as reading
@@ -120,6 +142,35 @@ def _rest(buffers: Iterable[bytes | memoryview], size: int) -> list[memoryview]:
     return rest
 
 
+def _size(file: RealFile) -> int:
+    return os.fstat(file.fd).st_size
+
+
+def _read_into(file: RealFile, data: memoryview, start: int) -> int:
+    """Reads what is at byte `start` of the file; returns how much of `data` it has filled.
+
+    data: zeros.
+    """
+    done = 0
+    while done < len(data):
+        try:
+            count = os.preadv(file.fd, [data[done:]], start + done)
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            count = READ_BYTES_MIN - (start + done) % READ_BYTES_MIN
+        if not count:  # it has become shorter meanwhile
+            break
+        done += count
+    return min(done, len(data))
+
+
+class _Map(mmap.mmap):
+    """seen: the blocks of SEEN_BYTES of it that could be brought into memory."""
+
+    seen: set[int]
+
+
 class RealFiles:
     """The operating system's file system."""
 
@@ -149,24 +200,57 @@ class RealFiles:
     def map(self, path: Path) -> memoryview:
         file = RealFile(path, os.O_RDONLY)
         try:
-            if os.fstat(file.fd).st_size == 0:
+            if _size(file) == 0:
                 return memoryview(b"")
-            return memoryview(mmap.mmap(file.fd, 0, access=mmap.ACCESS_READ))
+            mapped = _Map(file.fd, 0, access=mmap.ACCESS_READ)
+            mapped.seen = set()
+            return memoryview(mapped)
         finally:
             file.close()
+
+    def can_see(self, view: memoryview, start: int, end: int) -> bool:
+        mapped = cast("_Map", view.obj)
+        if start < end and mapped.size() < end:
+            return False
+        for block in range(start // SEEN_BYTES, -(-end // SEEN_BYTES)):
+            if block not in mapped.seen:
+                size = min(SEEN_BYTES, len(mapped) - block * SEEN_BYTES)
+                try:
+                    mapped.madvise(MADV_POPULATE_READ, block * SEEN_BYTES, size)
+                except OSError as error:
+                    if error.errno == errno.EFAULT:
+                        return False
+                    if error.errno != errno.EINVAL:  # a system older than 5.14 cannot tell
+                        raise
+                mapped.seen.add(block)
+        return True
 
     def read(self, path: Path, start: int, end: int) -> memoryview:
         file = RealFile(path, os.O_RDONLY)
         try:
-            return memoryview(os.pread(file.fd, end - start, start))
+            data = memoryview(bytearray(max(0, min(end, _size(file)) - start)))
+            return data[: _read_into(file, data, start)]
         finally:
             file.close()
+
+    def refresh(self, path: Path, start: int, end: int) -> None:
+        if start >= end:
+            return  # to the system, no bytes would be all that follow
+        file = RealFile(path, os.O_RDONLY)
+        try:
+            for advice in (os.POSIX_FADV_DONTNEED, os.POSIX_FADV_WILLNEED):
+                os.posix_fadvise(file.fd, start, end - start, advice)
+        finally:
+            file.close()
+
+    def size_of(self, path: Path) -> int:
+        return path.stat().st_size
 
     def rename(self, source: Path, target: Path) -> None:
         source.rename(target)
 
     def remove(self, path: Path) -> None:
-        path.unlink()
+        path.unlink(missing_ok=True)
 
     def sync(self, files: Sequence[File]) -> None:
         ours = cast("Sequence[RealFile]", files)

@@ -127,6 +127,11 @@ class Stream:
             case effects.DropFill():
                 history.fill = None
                 self.fill.clear()
+            case effects.Cut():
+                history.cut(action.after, action.last)
+                for entry_id in range(action.after.entry_id + 1, action.last.entry_id + 1):
+                    del self.runs[entry_id]
+                self.noted = history.committed
             case effects.Commit():
                 history.commit(action.committed)
                 if action.committed.entry_id - self.noted.entry_id >= note_entries:

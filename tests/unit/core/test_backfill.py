@@ -9,7 +9,7 @@ import pytest
 from tests.unit.core.bench import SESSION, STREAM, MemberBench, Truth
 from tests.unit.making import W1, W2
 from walle.core.backfill import FETCH_MS, PAUSE_MS, STUCK_MS_MAX
-from walle.core.effects import CloseGap, DropFill, Fill, Send
+from walle.core.effects import CloseGap, Commit, Cut, DropFill, Fill, Send
 from walle.core.history import History
 from walle.core.topology import StreamTopology
 from walle.ids import IdRange
@@ -171,3 +171,59 @@ def test_pause_lasts_whatever_else_happens() -> None:
     assert bench.asked(Fetch) == {}
     bench.pass_ms(PAUSE_MS)
     assert set(bench.asked(Fetch)) == {"n2"}
+
+
+def test_damage_becomes_a_gap_that_is_filled() -> None:
+    bench = MemberBench(TRUTH.held(8, 9))
+    bench.member.backfill.open_gap(TRUTH.at(2), TRUTH.at(5))
+    assert bench.actions(Cut) == [Cut(STREAM, TRUTH.at(2), TRUTH.at(5))]
+    assert bench.member.history.gaps() == [IdRange(3, 6)]
+    assert bench.member.history.tail == TRUTH.at(9)
+    bench.reply(fetch(bench), REPLY, TRUTH.batch(3, 5))
+    assert len(bench.actions(CloseGap)) == 1
+    assert bench.member.history.runs == TRUTH.held(8, 9).runs
+
+
+def test_storage_knows_that_the_live_run_holds_the_commit_point_before_it_is_cut() -> None:
+    bench = MemberBench(TRUTH.held(2, 9))
+    bench.member.advance(TRUTH.at(8))
+    bench.member.backfill.open_gap(TRUTH.at(0), TRUTH.at(7))
+    assert bench.actions(tuple) == [
+        Commit(STREAM, TRUTH.at(8)),
+        Cut(STREAM, TRUTH.at(0), TRUTH.at(7)),
+    ]
+
+
+def test_damage_that_was_reported_before_changes_nothing() -> None:
+    bench = MemberBench(TRUTH.held(9))
+    for after, last in [(2, 5), (2, 5), (3, 4), (2, 7), (1, 4)]:
+        bench.member.backfill.open_gap(TRUTH.at(after), TRUTH.at(last))
+    assert len(bench.actions(Cut)) == 1
+    assert bench.member.history.gaps() == [IdRange(3, 6)]
+
+
+def test_damage_of_what_is_trimmed_is_no_gap() -> None:
+    """Storage keeps what it holds below the first entry as long as the same segment is needed."""
+    history = History(TRUTH.at(3), committed=TRUTH.at(3), base=TRUTH.at(3))
+    history.append(TRUTH.batch(4, 9), 0)
+    history.commit(TRUTH.at(8))
+    bench = MemberBench(history)
+    bench.member.backfill.open_gap(TRUTH.at(1), TRUTH.at(3))
+    assert bench.actions(Cut) == []
+    bench.member.backfill.open_gap(TRUTH.at(1), TRUTH.at(5))
+    assert bench.actions(Cut) == [Cut(STREAM, TRUTH.at(3), TRUTH.at(5))]
+    assert history.gaps() == [IdRange(4, 6)]
+
+
+@pytest.mark.parametrize(
+    ("after", "last", "is_lower"), [(0, 1, True), (0, 2, True), (5, 6, False), (6, 7, False)]
+)
+def test_damage_below_the_fill_is_filled_first(after: int, last: int, is_lower: bool) -> None:
+    bench = gapped()
+    bench.reply(fetch(bench), REPLY, TRUTH.batch(3, 4))
+    asked = fetch(bench)
+    bench.member.backfill.open_gap(TRUTH.at(after), TRUTH.at(last))
+    assert len(bench.actions(DropFill)) == is_lower
+    assert bench.member.history.fill_position() == TRUTH.at(after if is_lower else 4)
+    bench.reply(asked, REPLY, None)
+    assert fetch(bench).message.start == (after if is_lower else 4) + 1

@@ -172,6 +172,24 @@ class HistoryMachine(RuleBasedStateMachine):
             self.history.fill = None
         self.fill = {}
 
+    @precondition(lambda self: any(each < self.committed_id for each in self.held))
+    @rule(data=st.data())
+    def cut(self, data: st.DataObject) -> None:
+        """Any part of a run; what it makes the lowest gap has no fill yet."""
+        runs = [each for each in groups(self.held) if each.start < self.committed_id]
+        run = data.draw(st.sampled_from(runs), label="run")
+        end_max = min(run.end, self.committed_id)
+        start = data.draw(st.integers(run.start, end_max - 1), label="start")
+        end = data.draw(st.integers(start + 1, end_max), label="end")
+        if self.fill and start < min(self.fill):
+            self.history.fill = None
+            self.fill = {}
+        after, last = self.position(start - 1), self.position(end - 1)
+        self.history.cut(after, last)
+        self.below[end] = last.chain
+        for entry_id in range(start, end):
+            del self.held[entry_id]
+
     # --- the beginning ----------------------------------------------------------------------------
 
     @rule(data=st.data(), ahead=st.integers(0, 3), is_held=st.booleans())
@@ -332,6 +350,31 @@ def test_closing_a_gap_that_is_not_filled_is_a_bug(fill: tuple[int, ...]) -> Non
         history.add_fill(chained(Position(2, 20), fill))
     with pytest.raises(InvariantError, match=r"a gap is closed by a fill|a fill meets the run"):
         history.close_gap()
+
+
+@pytest.mark.parametrize(
+    ("after", "last"),
+    [
+        (Position(2, 20), Position(2, 20)),  # nothing
+        (Position(2, 20), Position(5, 50)),  # the commit point
+        (Position(2, 20), Position(6, 60)),  # the suffix
+        (Position(2, 20), Position(3, 31)),  # another entry
+        (Position(0, 1), Position(3, 30)),  # another history
+    ],
+)
+def test_cutting_what_is_not_committed_or_not_held_is_a_bug(
+    after: Position, last: Position
+) -> None:
+    with pytest.raises(InvariantError, match="what is cut out of a run is committed"):
+        committed_to(5, 6).cut(after, last)
+
+
+def test_cutting_below_the_fill_is_a_bug() -> None:
+    """It would be in another gap than the lowest."""
+    history = with_gap()
+    history.add_fill(chained(Position(2, 20), [30]))
+    with pytest.raises(InvariantError, match="lies above the fill"):
+        history.cut(Position(0, 0), Position(1, 10))
 
 
 def test_aside_run_above_the_gap_survives_its_closing() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import pytest
 
@@ -12,7 +13,7 @@ from tests.unit.core.served import Served
 from tests.unit.making import W1, entries
 from walle.core import node as node_module
 from walle.errors import Code
-from walle.ids import ANY_WRITER, NO_WRITER, ORIGIN, STREAM_CLUSTER
+from walle.ids import ANY_WRITER, NO_WRITER, ORIGIN, STREAM_CLUSTER, Position
 from walle.messages import (
     NODE_ONLY,
     Adopt,
@@ -172,6 +173,16 @@ def test_name_that_nobody_knows_is_told_with_the_remedy(served: Served) -> None:
     code, text = refusal(served.call("n1", Describe("/t")))
     assert code == Code.UNKNOWN_STREAM
     assert text == "no stream /t: `walle stream create /t` makes it"
+
+
+def test_member_hears_of_damage_to_its_stream(served: Served) -> None:
+    node, stream_id = served.nodes["n1"], served.stream_id
+    told: list[tuple[Position, Position]] = []
+    backfill = node.members[stream_id].backfill
+    with patch.object(backfill, "open_gap", lambda after, last: told.append((after, last))):
+        node.damaged(stream_id, ORIGIN, Position(3, 33))
+        node.damaged(99, ORIGIN, Position(5, 55))
+    assert told == [(ORIGIN, Position(3, 33))]
 
 
 def test_status_tells_of_the_node_and_its_streams(served: Served) -> None:

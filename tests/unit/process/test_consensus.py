@@ -9,8 +9,9 @@ import pytest
 from tests.unit.process.stages import Writing
 from walle import frame
 from walle.config import NodeConfig
+from walle.core.effects import Cut
 from walle.core.node import Recovered
-from walle.ids import NO_IDENTITY
+from walle.ids import NO_IDENTITY, Position
 from walle.messages import PROTOCOL_VERSION, ROLE_CLIENT, Failure, Hello
 from walle.process import consensus, mail, orders
 from walle.process.consensus import Consensus
@@ -87,6 +88,24 @@ def test_the_time_is_never_before_that_at_which_a_message_came(
     monkeypatch.setattr(region, "requests", ring)
     running.do_work()
     assert seen_ns == came_ns
+
+
+def test_the_node_hears_of_damage(
+    region: Region, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for parts in orders.pack_recovered(Recovered()):
+        assert region.results.try_write(*parts)
+    region.results.publish()
+    loop: Any = Writing()
+    config = NodeConfig("n1", "127.0.0.1:1", tmp_path, {"n1": "127.0.0.1:1"})
+    running = Consensus(loop, region, config, bytes(16))
+    told: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(running.node, "damaged", lambda *what: told.append(what))
+    cut = Cut(7, Position(3, 33), Position(5, 55))
+    assert region.results.try_write(*orders.pack_damaged(cut))
+    region.results.publish()
+    running.do_work()
+    assert told == [cut]
 
 
 def test_storage_hears_of_the_end_of_a_session(region: Region, tmp_path: Path) -> None:

@@ -100,6 +100,13 @@ def test_records_in_an_order_are_not_copied() -> None:
     assert isinstance(found.batch.payload, RingPayload)
 
 
+@given(of_type(effects.Cut))
+def test_damage_is_told_as_what_must_be_cut_out(cut: effects.Cut) -> None:
+    view = in_ring(orders.pack_damaged(cut))
+    assert view[0] == orders.DAMAGED
+    assert orders.unpack_damaged(view) == cut
+
+
 # --- what storage recovered -----------------------------------------------------------------------
 
 

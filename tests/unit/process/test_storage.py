@@ -48,7 +48,7 @@ class Stage:
         store: Any = self.disk
         self.room = Room()
         reserve: Any = self.room
-        self.storage = Storage(loop, self.region, store, reserve)
+        self.storage = Storage(loop, self.region, store, reserve, scrub_bytes_per_second=0)
         self._loop = loop
         self._sequence = 0
 
