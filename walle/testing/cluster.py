@@ -25,6 +25,7 @@ from walle.core.context import Context
 from walle.core.effects import Outbox
 from walle.core.node import Node
 from walle.core.timers import NEVER
+from walle.errors import CorruptionError
 from walle.ids import NO_IDENTITY
 from walle.messages import PROTOCOL_VERSION, ROLE_CLIENT, ROLE_NODE, Hello, Message
 from walle.testing.disk import Disk
@@ -338,7 +339,12 @@ class Cluster:
             if isinstance(action, effects.Forward):
                 self._forwards[name].append(action.send)
             elif isinstance(action, effects.ReadRecords):
-                self._post(name, action.send, disk.read(action))
+                try:
+                    batch = disk.read(action)
+                except CorruptionError:
+                    self.on_failure(name)
+                    return
+                self._post(name, action.send, batch)
             else:
                 disk.execute(action)
         if actions and name not in self._is_syncing:
@@ -348,6 +354,25 @@ class Cluster:
                 self._schedule(self.now_ns + int(delay_ms * MS), name)
             else:
                 self._sync(name)
+        self._tell_damage(name)
+
+    def scrub(self, name: str) -> None:
+        """The node looks for damage everywhere on its disk. It ends if it cannot live with it."""
+        try:
+            self.disks[name].scrub()
+        except CorruptionError:
+            self.on_failure(name)
+        else:
+            self.collect(name)
+
+    def _tell_damage(self, name: str) -> None:
+        cuts = self.disks[name].take_damage()
+        if cuts and name in self.nodes:
+            node = self.nodes[name]
+            self._set_clock(node.context)
+            for cut in cuts:
+                node.damaged(cut.stream_id, cut.after, cut.last)
+            self.collect(name)
 
     def _sync(self, name: str) -> None:
         """A round of group commit. One that fails is the end of the node."""

@@ -311,14 +311,28 @@ class Disk:
         """What a crash at this moment would leave of the stream, at the least."""
         return self._durable.get(stream_id)
 
-    def rot(self, stream_id: int, entry_id: int) -> bool:
-        """Damages one record of a node that is down; whether it had that one."""
+    def rot(self, stream_id: int, rng: random.Random) -> bool:
+        """Damages a record of a node that is down; whether it had the one that chance chose."""
         stream = self._durable.get(stream_id)
-        if stream is None or entry_id not in stream.runs:
+        if stream is None:
+            return False
+        entry_id = rng.randint(1, max(stream.history.tail.entry_id, 1))
+        if entry_id not in stream.runs:
             return False
         stream.rot(entry_id)
         self.streams[stream_id] = stream.copy()
         return True
+
+    def rot_running(self, _stream_id: int, _rng: random.Random, /) -> bool:
+        """Damages something of a node that runs; a model would not notice."""
+        return False
+
+    def scrub(self) -> None:
+        """Looks for damage everywhere."""
+
+    def take_damage(self) -> list[effects.Cut]:
+        """What was found damaged since the last call, to be told to the node."""
+        return []
 
     def read(self, action: effects.ReadRecords) -> Batch | None:
         """The records asked for, all of one run."""

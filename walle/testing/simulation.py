@@ -39,6 +39,8 @@ COUNTED_ACTIONS: dict[type[Action], str] = {
     CloseGap: "gaps closed",
     Truncate: "suffixes cut",
 }
+SCRUB = 0.02
+"""How likely a node looks for damage when its turn comes."""
 RESUME = 0.2
 """How likely a client, or a node, that stands still goes on when its turn comes."""
 TRACE_LINES = 40
@@ -277,6 +279,12 @@ class Simulation:
             self.cluster.full ^= {name}
             self.counts["disks full"] += name in self.cluster.full
             self._note(f"disks full: {sorted(self.cluster.full)}")
+        if name == self._rotten and name in self.cluster.nodes and rng.random() < faults.rot / 10:
+            stream = rng.choice(self.streams)
+            if self.cluster.disks[name].rot_running(stream.stream_id, rng):
+                self._has_rotted(stream, name)
+        if name in self.cluster.nodes and rng.random() < SCRUB:
+            self.cluster.scrub(name)
         if rng.random() < faults.wall_jump:
             self.counts["wall clocks moved"] += 1
             self.cluster.wall_ahead_us[name] = rng.randint(-WALL_JUMP_US, WALL_JUMP_US)
@@ -363,25 +371,25 @@ class Simulation:
             self._damage(name)
 
     def _fail(self, name: str) -> None:
-        self.counts["syncs failed"] += 1
+        self.counts["nodes failed"] += 1
         self._crash(name)
 
     def _damage(self, name: str) -> None:
         """What lies on the crashed node's disk may suffer."""
         stream, disk = self.rng.choice(self.streams), self.cluster.disks[name]
-        stored = disk.streams.get(stream.stream_id)
         if self.rng.random() < self.faults.ruin:
             self._note(f"{name}: its journal is lost; it will not come back")
             self.counts["nodes lost"] += 1
             for each in self._all.values():
                 each.lost.add(name)
                 each.has_damage = True
-        elif stored is not None and self.rng.random() < self.faults.rot:
-            entry_id = self.rng.randint(1, max(stored.history.tail.entry_id, 1))
-            if disk.rot(stream.stream_id, entry_id):
-                self._note(f"{name}: entry {entry_id} of {stream.stream_name} is damaged")
-                self.counts["records damaged"] += 1
-                stream.has_damage = True
+        elif self.rng.random() < self.faults.rot and disk.rot(stream.stream_id, self.rng):
+            self._has_rotted(stream, name)
+
+    def _has_rotted(self, stream: SimulatedStream, name: str) -> None:
+        self._note(f"{name}: something of {stream.stream_name} is damaged")
+        self.counts["damages"] += 1
+        stream.has_damage = True
 
     def _start(self, name: str) -> None:
         self._note(f"{name} starts")
@@ -443,6 +451,11 @@ class Simulation:
             cluster.resume(name)
             if name not in cluster.nodes and name not in self._all[STREAM_CLUSTER].lost:
                 self._start(name)
+        for name in cluster.names:
+            if name in cluster.nodes:
+                cluster.scrub(name)
+            if name not in cluster.nodes and name not in self._all[STREAM_CLUSTER].lost:
+                self._start(name)  # it could not live with what it has found
         self._pass_ms(CLAIM_MS + 1_000)  # what was asked before has ended
         self._pass_until(
             lambda: not any(stream.newest().old_members for stream in self.streams),

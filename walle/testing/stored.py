@@ -45,6 +45,8 @@ class StoredDisk(Disk):
         self._files = SimulatedFiles()
         self._store = Store(DIRECTORY, self._files)
         self._syncs = 0
+        self._is_damaged = False
+        self._found: list[effects.Cut] = []
 
     def execute(self, action: Action) -> None:
         super().execute(action)
@@ -79,7 +81,8 @@ class StoredDisk(Disk):
 
     def _reopen(self) -> None:
         self._store.close()
-        self._store = Store(DIRECTORY, self._files)
+        self._found.clear()
+        self._store = Store(DIRECTORY, self._files, reads_all=self._is_damaged)
         recovered = self._store.recovered()
         self.cluster = self._durable_cluster = None
         if recovered.cluster_id != NO_IDENTITY:
@@ -98,20 +101,65 @@ class StoredDisk(Disk):
                 f"storage: {stream.name} was forgotten, or its promise, stamp or topology",
             )
             require(
-                found is None or not found.is_doubtful,
+                found is None or self._is_damaged or not found.is_doubtful,
                 f"storage: {stream.name}'s tail is doubted though nothing is damaged",
             )
 
     def read(self, action: effects.ReadRecords) -> Batch | None:
         try:
             views = self._store.read(action)
-        except CorruptionError:
+        except CorruptionError as error:
+            self._report(action.stream_id, error)
             return None
         return check(Bytes(b"".join(views)), where="the store") if views else None
 
-    def rot(self, _stream_id: int, _entry_id: int, /) -> bool:
-        """What becomes of damaged files is for the tests of the storage."""
-        return False
+    # --- damage -----------------------------------------------------------------------------------
+
+    def rot(self, stream_id: int, rng: random.Random) -> bool:
+        if not self.rot_running(stream_id, rng):
+            return False
+        self._reopen()
+        return True
+
+    def rot_running(self, stream_id: int, rng: random.Random) -> bool:
+        """Flips a bit in a segment of the stream; whether it has any. Not before what was appended
+        last is confirmed: until then it would be taken for torn."""
+        if self.is_failing:
+            return False
+        self.sync()
+        while self._store.has_unconfirmed:
+            self._store.confirm()
+            self._store.sync()
+        log = self._store._logs.get(stream_id)
+        paths = sorted(segment.path for segment in log.segments()) if log is not None else []
+        inode = self._files.names_now.get(rng.choice(paths)) if paths else None
+        if inode is None:
+            return False
+        written = inode.data.rstrip(b"\0")
+        offset, bit = rng.randrange(len(written)), 1 << rng.randrange(8)
+        for data in (inode.data, inode.durable):
+            data[offset] ^= bit
+        self._is_damaged = True
+        return True
+
+    def scrub(self) -> None:
+        scrubber = self._store.scrubber
+        passes_count = scrubber.passes_count
+        while scrubber.passes_count == passes_count:
+            suspect = scrubber.step()
+            if suspect is not None:
+                self._report(*suspect)
+
+    def _report(self, stream_id: int, error: CorruptionError) -> None:
+        cut = self._store.damage(stream_id, error)
+        if cut is not None:
+            self._found.append(cut)
+
+    def take_damage(self) -> list[effects.Cut]:
+        found, self._found = self._found, []
+        return found
+
+    # --- what the model is compared with ----------------------------------------------------------
 
     def compare(self) -> None:
         """Whether the store holds what the model does, byte for byte.
