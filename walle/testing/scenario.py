@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 STEPS = 400
 SHAPES = ((3, 3, 1), (5, 3, 1), (4, 3, 2), (5, 5, 1), (7, 5, 1), (3, 3, 3), (5, 3, 8))
 """Nodes, replicas of a stream, and streams, by the seed's remainder."""
-STORED_EVERY = 4
+STORED_EVERY = 2
 """Every so many seeds the nodes keep what they hold in the real store."""
 
 

@@ -10,7 +10,7 @@ from collections import Counter, deque
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from walle.core.effects import Action, CloseGap, Fill, Jump, Truncate
+from walle.core.effects import Action, CloseGap, Cut, Fill, Jump, Truncate
 from walle.errors import Outcome
 from walle.ids import CLUSTER_STREAM_NAME, STREAM_CLUSTER
 from walle.messages import CreateStream, StreamInfo, TrimStream
@@ -38,6 +38,7 @@ COUNTED_ACTIONS: dict[type[Action], str] = {
     Fill: "backfills",
     CloseGap: "gaps closed",
     Truncate: "suffixes cut",
+    Cut: "damages cut out",
 }
 SCRUB = 0.02
 """How likely a node looks for damage when its turn comes."""
@@ -139,7 +140,7 @@ class Simulation:
     def _on_action(self, action: Action) -> None:
         stream = self._all.get(getattr(action, "stream_id", 0))
         if stream is not None:
-            stream.changed()
+            stream.changed(is_suspect=isinstance(action, Jump | Cut))
         what = COUNTED_ACTIONS.get(type(action))
         if what is not None:
             self.counts[what] += 1
@@ -366,7 +367,7 @@ class Simulation:
         self.counts["crashes"] += 1
         self.cluster.crash(name, self.rng)
         for stream in self._all.values():
-            stream.suspect()
+            stream.changed(is_suspect=True)
         if name == self._rotten:
             self._damage(name)
 

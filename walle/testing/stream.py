@@ -123,13 +123,14 @@ class SimulatedStream:
     def _is_thin(self, mail: Mail) -> bool:
         return any(client.session == mail.sender and client.is_thin for client in self.clients)
 
-    def changed(self) -> None:
-        """Storage was told to change something of it, or `/cluster` tells something new."""
-        self._has_changed = True
+    def changed(self, *, is_suspect: bool = False) -> None:
+        """Storage was told to change something of it, or has lost something, or `/cluster` tells
+        something new: that is checked with the next event.
 
-    def suspect(self) -> None:
-        """A node has crashed: what it has lost is looked at with the next event."""
-        self._has_changed = self._is_suspect = True
+        is_suspect: something may be missing now: what is mostly sampled is checked as well.
+        """
+        self._has_changed = True
+        self._is_suspect = self._is_suspect or is_suspect
 
     # --- checking ---------------------------------------------------------------------------------
 
