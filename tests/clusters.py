@@ -9,6 +9,7 @@ Whatever a test does, its processes end with it, by pid; a process that is left 
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import select
@@ -21,9 +22,13 @@ from typing import TYPE_CHECKING, Any, Self
 
 import psutil
 
+from walle.messages import Describe, StreamInfo
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
+
+    import walle
 
 READY_S = 30.0
 STOP_S = 15.0
@@ -60,6 +65,21 @@ def wait_until(condition: Any, what: str, timeout_s: float = 30.0) -> Any:
             return found
         time.sleep(0.02)
     raise AssertionError(f"not in {timeout_s} s: {what}")
+
+
+async def wait_trimmed(client: walle.Client, stream: str, first_id: int) -> None:
+    """Waits until every node that runs knows that the stream begins there: a trim is answered once
+    the manager knows."""
+    members = (await client.describe(stream)).members
+    async with asyncio.timeout(30):
+        for member in members:
+            while True:
+                told = await client.node_status(member.address)
+                info, _ = await client.ask(Describe(stream), StreamInfo, addresses=[member.address])
+                firsts = {s["first_entry_id"] for s in told["streams"] if s["name"] == stream}
+                if firsts | {info.first_entry_id} == {first_id}:
+                    break
+                await asyncio.sleep(0.02)
 
 
 class DevNodes:

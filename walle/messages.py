@@ -289,8 +289,14 @@ class CreateStream(NamedTuple):
     origin: Position = ORIGIN
 
 
+UNCHANGED = StreamSettings("", (1 << 64) - 1, (1 << 64) - 1)
+
+
 class SetStream(NamedTuple):
-    """Answered by StreamInfo once these settings are the stream's. Idempotent."""
+    """Answered by StreamInfo once these settings are the stream's. Idempotent.
+
+    settings: those that are as in UNCHANGED stay as they are.
+    """
 
     name: str
     settings: StreamSettings

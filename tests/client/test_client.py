@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import walle
-from tests.clusters import DevNodes, free_ports
+from tests.clusters import DevNodes, free_ports, wait_trimmed
 from walle.client.reader import read_batches
 from walle.compression import FLAG_ZSTD
 from walle.limits import BATCH_BYTES_MAX, ENTRY_DATA_BYTES_MAX, UNCOMMITTED_ENTRIES_MAX
@@ -479,6 +479,7 @@ def test_trim_and_readers_that_are_behind(nodes: DevNodes, stream: str) -> None:
             await follower.aclose()
             assert (await client.trim_stream(stream, to=6)).first_entry_id == 6
             assert (await client.trim_stream(stream, to=3)).first_entry_id == 6
+            await wait_trimmed(client, stream, 6)
             assert is_exclusive(writer), "it does not notice"
             await writer.put(b"11")
         assert [entry.entry_id async for entry in client.read(stream)] == list(range(6, 12))
@@ -507,6 +508,7 @@ def test_follower_that_is_overtaken_by_a_trim_is_told(nodes: DevNodes, stream: s
             follower = client.read(stream, follow=True)
             seen = [(await anext(follower)).entry_id]
             assert (await client.trim_stream(stream, to=30)).first_entry_id == 30
+            await wait_trimmed(client, stream, 30)
             with pytest.raises(walle.Trimmed) as error:
                 await see_all(follower, seen)
             assert seen == list(range(1, len(seen) + 1))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import walle
-from tests.clusters import free_ports
+from tests.clusters import free_ports, wait_until
 
 if TYPE_CHECKING:
     from tests.clusters import DevNodes
@@ -36,7 +36,10 @@ def test_all_of_it(nodes: DevNodes) -> None:
         assert client.trim_stream("/sync", to=999).first_entry_id == 999
         info = client.set_stream("/sync", retention_max_bytes=1 << 40)
         assert info.settings.retention_max_bytes == 1 << 40
-        assert [entry.entry_id for entry in client.read("/sync")] == [999, 1000]
+        wait_until(
+            lambda: [entry.entry_id for entry in client.read("/sync")] == [999, 1000],
+            "the member that is read has trimmed",
+        )
         with pytest.raises(walle.Trimmed, match="read from 999 on"):
             next(iter(client.read("/sync", start=1)))
     assert "walle" not in [thread.name for thread in threading.enumerate()]

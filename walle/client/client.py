@@ -26,6 +26,7 @@ from walle.ids import NO_IDENTITY, NO_WRITER, ORIGIN, Position, WriterId
 from walle.limits import LEASE_MS_MAX, LEASE_MS_MIN
 from walle.messages import (
     COMPRESSIONS,
+    UNCHANGED,
     Claim,
     ClaimReply,
     CreateStream,
@@ -246,7 +247,7 @@ class Client:
             "retention_max_age_ms": retention_max_age_ms,
         }
         changes = {key: value for key, value in given.items() if value is not None}
-        settings = (await self.describe(name, refresh=True)).settings._replace(**changes)
+        settings = UNCHANGED._replace(**changes)
         return await self._change(SetStream(name, settings))
 
     async def trim_stream(

@@ -28,9 +28,11 @@ from walle.ids import CLUSTER_STREAM_NAME, NO_IDENTITY, ORIGIN, STREAM_CLUSTER, 
 from walle.limits import ENTRY_ID_MAX, MEMBERS_COUNT_MAX, STREAM_NAME_BYTES_MAX
 from walle.messages import (
     COMPRESSIONS,
+    UNCHANGED,
     CreateStream,
     NodeAddress,
     NodeRecord,
+    SetStream,
     StreamInfo,
     StreamSettings,
 )
@@ -244,16 +246,23 @@ class ClusterState:
         """The stream, if it is one that can be changed."""
         record = self.find(name)
         if record is None:
-            return Refusal(Code.UNKNOWN_STREAM, f"no stream {shown(name)}")
+            return no_stream(name)
         if record.stream_id == STREAM_CLUSTER:
             return Refusal(Code.BAD_REQUEST, f"{CLUSTER_STREAM_NAME} cannot be changed")
         return record
 
-    def plan_settings(self, name: str, settings: StreamSettings) -> StreamRecord | Refusal:
-        """The stream with these settings."""
-        record = self.plan_change(name)
+    def plan_settings(self, request: SetStream) -> StreamRecord | Refusal:
+        """The stream with the settings that are asked for."""
+        record = self.plan_change(request.name)
         if isinstance(record, Refusal):
             return record
+        unchanged = UNCHANGED._asdict()
+        changes = {
+            name: value
+            for name, value in request.settings._asdict().items()
+            if value != unchanged[name]
+        }
+        settings = record.settings._replace(**changes)
         return _refuse_settings(settings) or record._replace(settings=settings)
 
     def plan_trim(self, name: str) -> StreamRecord | Refusal:
@@ -324,6 +333,11 @@ class ClusterState:
             text = f"stream {request.name} exists already, on {held_by}, {_describe(existing)}"
             return Refusal(Code.STREAM_EXISTS, text)
         return tuple(sorted(members))
+
+
+def no_stream(name: str) -> Refusal:
+    """There is none of that name."""
+    return Refusal(Code.UNKNOWN_STREAM, f"no stream {name}: `walle stream create {name}` makes it")
 
 
 def _refuse_joint(record: StreamRecord) -> Refusal:

@@ -191,7 +191,7 @@ class Manager:
     def _set_stream(
         self, request: SetStream, answer: Callable[[StreamInfo | Failure], None]
     ) -> None:
-        plan = self._cluster.plan_settings(request.name, request.settings)
+        plan = self._cluster.plan_settings(request)
         if isinstance(plan, Refusal):
             answer(Failure(*plan))
         elif plan == self._cluster.find(request.name):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from walle.core import effects
 from walle.core.bootstrap import Bootstrap
-from walle.core.cluster import ClusterState, StreamRecord, check_name
+from walle.core.cluster import ClusterState, StreamRecord, check_name, no_stream
 from walle.core.follower import Follower
 from walle.core.handshake import Handshake
 from walle.core.history import History
@@ -425,8 +425,7 @@ class Node:
             if record is not None:
                 self.context.send(sender, self.cluster.info(record), request_id)
             else:
-                text = f"no stream {name}: `walle stream create {name}` makes it"
-                self._fail(sender, request_id, Code.UNKNOWN_STREAM, text)
+                self._fail(sender, request_id, *no_stream(name))
 
         def give_up() -> None:
             text = "the cluster's topology cannot be read at the moment"

@@ -25,7 +25,14 @@ from walle.core.topology import StreamTopology
 from walle.errors import Code, InvariantError
 from walle.ids import STREAM_CLUSTER, Position
 from walle.limits import ENTRY_ID_MAX, MEMBERS_COUNT_MAX, STREAM_NAME_BYTES_MAX
-from walle.messages import CreateStream, NodeAddress, NodeRecord, StreamSettings
+from walle.messages import (
+    UNCHANGED,
+    CreateStream,
+    NodeAddress,
+    NodeRecord,
+    SetStream,
+    StreamSettings,
+)
 
 CLUSTER_ID = bytes(range(16))
 NAMES = st.text(min_size=1, max_size=10)
@@ -298,7 +305,7 @@ def test_one_change_at_a_time() -> None:
 @pytest.mark.parametrize(
     ("name", "members", "code", "text"),
     [
-        ("/t", ("n1",), Code.UNKNOWN_STREAM, "no stream '/t'"),
+        ("/t", ("n1",), Code.UNKNOWN_STREAM, "no stream /t: `walle"),
         ("/cluster", ("n1",), Code.BAD_REQUEST, "/cluster cannot be changed"),
         ("/s", ("n1", "n9"), Code.BAD_REQUEST, "no node 'n9'; the nodes are n1, n2, n3, n4, n5"),
         ("/s", ("n1", "n1"), Code.BAD_REQUEST, "a node is named twice"),
@@ -372,11 +379,25 @@ def test_what_is_no_users_stream_is_neither_trimmed_nor_set(name: str, code: Cod
         assert plan.code == code
 
 
-def test_settings_that_no_stream_can_have_are_refused() -> None:
+@pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [
+        (UNCHANGED, KEPT),
+        (UNCHANGED._replace(compression="zstd"), KEPT._replace(compression="zstd")),
+        (UNCHANGED._replace(retention_max_bytes=0), KEPT._replace(retention_max_bytes=0)),
+        (UNCHANGED._replace(retention_max_age_ms=7), KEPT._replace(retention_max_age_ms=7)),
+        (ZSTD, ZSTD),
+    ],
+)
+def test_settings_are_changed_one_by_one(wanted: StreamSettings, expected: StreamSettings) -> None:
     cluster = with_stream("n1", "n2", "n3")
-    planned = cluster.plan_settings("/s", KEPT)
-    assert planned == StreamRecord(2, "/s", StreamTopology(1, ("n1", "n2", "n3")), KEPT)
-    refusal = cluster.plan_settings("/s", StreamSettings("lz4"))
+    cluster.apply(3, encode_settings(2, KEPT))
+    planned = cluster.plan_settings(SetStream("/s", wanted))
+    assert planned == StreamRecord(2, "/s", StreamTopology(1, ("n1", "n2", "n3")), expected)
+
+
+def test_settings_that_no_stream_can_have_are_refused() -> None:
+    refusal = with_stream("n1", "n2", "n3").plan_settings(SetStream("/s", StreamSettings("lz4")))
     assert isinstance(refusal, Refusal)
     assert (refusal.code, refusal.text) == (
         Code.BAD_REQUEST,
