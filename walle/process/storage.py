@@ -269,7 +269,7 @@ class Storage:
         found_count = self._store.scrubber.found_count
         cut = self._store.damage(stream_id, error)
         if cut is None:
-            log.warning("%s; read from the device once more, it is good", error)
+            log.warning("%s; on the device, nothing that is needed is damaged", error)
             return
         if self._store.scrubber.found_count > found_count:
             entries = IdRange(cut.after.entry_id + 1, cut.last.entry_id + 1)
