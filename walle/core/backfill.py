@@ -56,7 +56,7 @@ class Backfill:
             self._drop_fill()  # it is not in the lowest gap any more
         member.note_commit()  # storage must know that the live run holds it, wherever that begins
         member.history.cut(after, last)
-        self._context.outbox.order(effects.Cut(member.stream_id, after, last))
+        member.order(effects.Cut(member.stream_id, after, last))
         gap = IdRange(after.entry_id + 1, last.entry_id + 1)
         self._context.outbox.note(f"{member.name}: entries {gap} are damaged here: a gap")
         self.start()
@@ -140,18 +140,17 @@ class Backfill:
         )
 
     def _add(self, batch: Batch) -> None:
-        history, outbox = self._member.history, self._context.outbox
-        stream_id = self._member.stream_id
+        member, history = self._member, self._member.history
         history.add_fill(batch)
-        outbox.order(effects.Fill(stream_id, batch))
+        member.order(effects.Fill(member.stream_id, batch))
         gap = history.lowest_gap()
         if gap is None or history.fill is None or history.fill.end < gap[1].start:
             return
         if history.fill.last == gap[1].before:
             closed = IdRange(gap[0].entry_id + 1, gap[1].start)
             history.close_gap()
-            outbox.order(effects.CloseGap(stream_id))
-            outbox.note(f"{self._member.name}: the gap {closed} is closed")
+            member.order(effects.CloseGap(member.stream_id))
+            self._context.outbox.note(f"{member.name}: the gap {closed} is closed")
         else:
             self._drop_fill()  # it parted from the committed history: another member's aside run
 
@@ -159,7 +158,7 @@ class Backfill:
         """Begins anew at the gap's lower end, with the sources in another order: one that has
         what is right comes before those that have what is wrong sooner or later."""
         self._member.history.fill = None
-        self._context.outbox.order(effects.DropFill(self._member.stream_id))
+        self._member.order(effects.DropFill(self._member.stream_id))
         self._sources.sort(key=lambda _: self._context.random.random())
         self._turn = 0
         self._without.clear()

@@ -136,7 +136,9 @@ class Member:
 
     # --- order and durability ---------------------------------------------------------------------
 
-    def _order(self, action: Action) -> None:
+    def order(self, action: Action) -> None:
+        """Has storage carry out the action; what is answered from now on waits until it is
+        durable."""
         self._sequence = self.context.outbox.order(action)
 
     def answer(self, to: Address, request_id: int, message: Message) -> None:
@@ -195,7 +197,7 @@ class Member:
         """Records a newer promise; from now on older writers are refused."""
         older_lease_ms = self.lease.supersede(self.context.now_ns, lease_ms)
         self.promise = Promise(writer, address, lease_ms, older_lease_ms)
-        self._order(effects.SetPromise(self.stream_id, self.promise))
+        self.order(effects.SetPromise(self.stream_id, self.promise))
         self.context.outbox.note(f"{self.name}: promised writer {writer}, {address}")
         self._reordered.clear()
         if self._missing is not None:
@@ -214,7 +216,7 @@ class Member:
         self._noted_id = self.history.committed.entry_id
         self._forget_missing(up_to=self._noted_id)
         self.topology = topology
-        self._order(effects.SetTopology(self.stream_id, self.name, topology))
+        self.order(effects.SetTopology(self.stream_id, self.name, topology))
         self.backfill.on_topology()
         self._take_reordered()
         self._changed()
@@ -325,17 +327,17 @@ class Member:
         """Appends to the live run, under `writer` if it is newer than what was accepted."""
         self.history.append(batch, skip)
         accepted = self._newly_accepted(writer)
-        self._order(effects.Append(self.stream_id, batch, skip, accepted))
+        self.order(effects.Append(self.stream_id, batch, skip, accepted))
         self.orphan.watch()
 
     def truncate(self, tail: Position) -> None:
         if tail != self.history.tail:
             self.history.truncate(tail)
-            self._order(effects.Truncate(self.stream_id, tail))
+            self.order(effects.Truncate(self.stream_id, tail))
 
     def _accept(self, writer: WriterId) -> None:
         if self._newly_accepted(writer) is not None:
-            self._order(effects.SetAccepted(self.stream_id, writer))
+            self.order(effects.SetAccepted(self.stream_id, writer))
 
     def _newly_accepted(self, writer: WriterId | None) -> WriterId | None:
         """Raises `accepted` to `writer`; returns it if that is a change to be made durable.
@@ -503,7 +505,7 @@ class Member:
             accepted = self._newly_accepted(writer)
             self._noted_id = committed.entry_id
             self._forget_missing(up_to=committed.entry_id)
-            self._order(effects.Jump(self.stream_id, batch, skip, committed, accepted))
+            self.order(effects.Jump(self.stream_id, batch, skip, committed, accepted))
             gap = history.gaps()[-1]
             self.context.outbox.note(f"{self.name}: jumped to {committed}, leaving the gap {gap}")
             self._changed()

@@ -336,8 +336,8 @@ class Node:
         """This node has become a member of the stream."""
         origin = record.topology.origin
         history = History(origin=origin, committed=origin, base=origin)
-        self.context.outbox.order(effects.SetTopology(*record[:3]))
-        self._add_member(State(*record[:3], history))
+        member = self._add_member(State(*record[:3], history))
+        member.order(effects.SetTopology(*record[:3]))
 
     def _on_member_changed(self, member: Member) -> None:
         self._writers.on_change(member)

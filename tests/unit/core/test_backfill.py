@@ -9,11 +9,12 @@ import pytest
 from tests.unit.core.bench import SESSION, STREAM, MemberBench, Truth
 from tests.unit.making import W1, W2
 from walle.core.backfill import FETCH_MS, PAUSE_MS, STUCK_MS_MAX
-from walle.core.effects import CloseGap, Commit, Cut, DropFill, Fill, Send
+from walle.core.effects import CloseGap, Commit, Cut, DropFill, Fill, Forward, Send
 from walle.core.history import History
 from walle.core.topology import StreamTopology
+from walle.errors import Code
 from walle.ids import IdRange
-from walle.messages import Fetch, FetchReply, Put
+from walle.messages import AskHeld, AskHeldReply, Fetch, FetchReply, Put
 
 if TYPE_CHECKING:
     from walle.record import Batch
@@ -44,6 +45,16 @@ def refuse(bench: MemberBench) -> str:
 def test_lowest_gap_is_asked_for_from_the_chain_below() -> None:
     bench = gapped()
     assert fetch(bench).message == Fetch(STREAM, 3, 6, 1, TRUTH.at(2).chain, 512 * 1024)
+
+
+def test_gap_is_told_to_be_closed_when_that_is_durable() -> None:
+    bench = gapped()
+    bench.reply(fetch(bench), REPLY, TRUTH.batch(3, 5))
+    bench.member.joining.tell_held(SESSION, 1, AskHeld(STREAM, 1))
+    closing, telling = bench.context.outbox.actions[-2:]
+    assert isinstance(closing, CloseGap)
+    assert isinstance(telling, Forward)
+    assert telling.send.message == AskHeldReply(STREAM, Code.OK, 1, 9, ())
 
 
 def test_gap_is_filled_page_by_page_and_closed() -> None:
