@@ -21,8 +21,21 @@ def stream_of(status: Any, name: str) -> Any:
     return next(each for each in status["streams"] if each["name"] == name)
 
 
+def put(nodes: DevNodes, stream: str, *options: str, data: bytes) -> None:
+    """Puts, and waits until all members know the last entry and the end of the writer's lease: the
+    command waits for a majority only."""
+    nodes.cli("put", stream, *options, data=data)
+
+    def is_settled() -> bool:
+        found = json.loads(nodes.cli("stream", "show", stream, "--json"))
+        ends = {member["committed_id"] for member in found["members"]}
+        return ends == {data.count(b"\n")} and not found["writer"]["remaining_lease_ms"]
+
+    wait_until(is_settled, "all members know that the writer has ended")
+
+
 def test_status_as_json(nodes: DevNodes, stream: str) -> None:
-    nodes.cli("put", stream, "--address", "me:1", "--lease-ms", "700", data=b"one\ntwo\n")
+    put(nodes, stream, "--address", "me:1", "--lease-ms", "700", data=b"one\ntwo\n")
     status = nodes.status()
     assert set(status) == {"cluster", "nodes", "streams"}
     assert len(bytes.fromhex(status["cluster"])) == 16
@@ -67,7 +80,7 @@ def test_status_for_people(nodes: DevNodes, stream: str) -> None:
         assert re.search(r"  pass \d+, \d+ %  +none$", row.rstrip())
     assert f"{stream}  version 1, no entries\n  never claimed\n" in text
     assert "\x1b" not in text
-    nodes.cli("put", stream, "--address", "me[red]", data=b"one\n")
+    put(nodes, stream, "--address", "me[red]", data=b"one\n")
     text = nodes.cli("stream", "show", stream).decode()
     assert f"{stream}  version 1, entries 1 to 1\n  writer me[red], no lease runs\n" in text
     assert [line.split() for line in text.splitlines()[2:]] == [
