@@ -233,6 +233,14 @@ def test_damaged_record_is_refused_wherever_it_is_hit(driver: Driver, place: int
         assert ids_read(driver, read_action(STREAM, 12, 15)) == [12, 13, 14]
 
 
+@pytest.mark.parametrize("place", [0, 4, 11])
+def test_damaged_chain_is_not_taken_for_another_history(driver: Driver, place: int) -> None:
+    chain = driver.model.streams[STREAM].history.chain_at(9)
+    flip(segments(driver)[0], RECORDS_START + 9 * size_of(100) + place)
+    with pytest.raises(CorruptionError, match="bad crc"):
+        driver.store.read(read_action(STREAM, 10, 12, after=chain))
+
+
 def test_record_that_is_not_where_it_should_be_is_refused(driver: Driver) -> None:
     """Its bytes are good, but it is another entry."""
     path, size = segments(driver)[0], size_of(100)

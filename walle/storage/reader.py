@@ -69,10 +69,12 @@ class Reader:
         if index < 0 or extents[index].last.entry_id < wanted.start:
             return []
         place = self.locate(extents[index], wanted.start)
+        before, offset, size = Position(wanted.start - 1, place.prev_chain), place.offset, 0
         if wanted.after is not None and place.prev_chain != wanted.after:
+            # It builds on something else, unless that is what was damaged.
+            self._scan(extents[index], offset, before, wanted._replace(bytes_max=1), size)
             return []
         views: list[memoryview] = []
-        before, offset, size = Position(wanted.start - 1, place.prev_chain), place.offset, 0
         while before.entry_id + 1 < wanted.end and (not views or size < wanted.bytes_max):
             extent = extents[index]
             try:

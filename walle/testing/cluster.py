@@ -25,10 +25,10 @@ from walle.core.context import Context
 from walle.core.effects import Outbox
 from walle.core.node import Node
 from walle.core.timers import NEVER
-from walle.errors import CorruptionError
+from walle.errors import Code, CorruptionError
 from walle.ids import NO_IDENTITY
-from walle.messages import PROTOCOL_VERSION, ROLE_CLIENT, ROLE_NODE, Hello, Message
-from walle.testing.disk import Disk
+from walle.messages import PROTOCOL_VERSION, ROLE_CLIENT, ROLE_NODE, Failure, Hello, Message
+from walle.testing.disk import DamageFound, Disk
 from walle.testing.violation import require
 
 if TYPE_CHECKING:
@@ -340,11 +340,13 @@ class Cluster:
                 self._forwards[name].append(action.send)
             elif isinstance(action, effects.ReadRecords):
                 try:
-                    batch = disk.read(action)
+                    self._post(name, action.send, disk.read(action))
+                except DamageFound:
+                    failure = Failure(Code.BUSY, "an entry is damaged here")
+                    self._post(name, action.send._replace(message=failure), None)
                 except CorruptionError:
                     self.on_failure(name)
                     return
-                self._post(name, action.send, batch)
             else:
                 disk.execute(action)
         if actions and name not in self._is_syncing:

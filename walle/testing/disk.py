@@ -234,6 +234,10 @@ class Stream:
         )
 
 
+class DamageFound(Exception):
+    """What was to be read is damaged; the node goes on, and is told what is to be cut out."""
+
+
 class Disk:
     """What one node has stored.
 
@@ -335,7 +339,12 @@ class Disk:
         return []
 
     def read(self, action: effects.ReadRecords) -> Batch | None:
-        """The records asked for, all of one run."""
+        """The records asked for, all of one run.
+
+        Raises:
+            DamageFound: the first of them is damaged.
+            CorruptionError: the same, and the node must end.
+        """
         stream = self.streams.get(action.stream_id)
         return None if stream is None else stream.read(action)
 

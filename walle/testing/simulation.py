@@ -362,18 +362,26 @@ class Simulation:
     # --- faults -----------------------------------------------------------------------------------
 
     def _crash(self, name: str) -> None:
-        disk = self.cluster.disks[name]
-        self._note(f"{name} crashes; {disk.unsynced_count} actions are not synced")
         self.counts["crashes"] += 1
-        self.cluster.crash(name, self.rng)
-        for stream in self._all.values():
-            stream.changed(is_suspect=True)
+        self._end(name)
         if name == self._rotten:
             self._damage(name)
 
     def _fail(self, name: str) -> None:
         self.counts["nodes failed"] += 1
-        self._crash(name)
+        self._end(name)
+
+    def _fail_and_start(self, name: str) -> None:
+        """At the end a node that could not live with what it has found comes back at once."""
+        self._fail(name)
+        self._start(name)
+
+    def _end(self, name: str) -> None:
+        disk = self.cluster.disks[name]
+        self._note(f"{name} ends; {disk.unsynced_count} actions are not synced")
+        self.cluster.crash(name, self.rng)
+        for stream in self._all.values():
+            stream.changed(is_suspect=True)
 
     def _damage(self, name: str) -> None:
         """What lies on the crashed node's disk may suffer."""
@@ -452,11 +460,9 @@ class Simulation:
             cluster.resume(name)
             if name not in cluster.nodes and name not in self._all[STREAM_CLUSTER].lost:
                 self._start(name)
-        for name in cluster.names:
-            if name in cluster.nodes:
-                cluster.scrub(name)
-            if name not in cluster.nodes and name not in self._all[STREAM_CLUSTER].lost:
-                self._start(name)  # it could not live with what it has found
+        cluster.on_failure = self._fail_and_start
+        for name in list(cluster.nodes):
+            cluster.scrub(name)
         self._pass_ms(CLAIM_MS + 1_000)  # what was asked before has ended
         self._pass_until(
             lambda: not any(stream.newest().old_members for stream in self.streams),

@@ -16,7 +16,7 @@ from walle.ids import NO_IDENTITY
 from walle.record import Bytes, check
 from walle.storage.reader import Wanted
 from walle.storage.store import Store
-from walle.testing.disk import Disk, Records, Stream, copy_history, split
+from walle.testing.disk import DamageFound, Disk, Records, Stream, copy_history, split
 from walle.testing.files import Crash, SimulatedFiles
 from walle.testing.violation import require
 
@@ -110,7 +110,7 @@ class StoredDisk(Disk):
             views = self._store.read(action)
         except CorruptionError as error:
             self._report(action.stream_id, error)
-            return None
+            raise DamageFound from error
         return check(Bytes(b"".join(views)), where="the store") if views else None
 
     # --- damage -----------------------------------------------------------------------------------
