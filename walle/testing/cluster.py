@@ -328,27 +328,19 @@ class Cluster:
     def collect(self, name: str) -> None:
         """Carries out what the node's core asked for."""
         self._set_alarm(name)
-        outbox, disk = self.nodes[name].context.outbox, self.disks[name]
+        outbox = self.nodes[name].context.outbox
         self.alarms += outbox.alarms
         outbox.alarms.clear()
         sends, actions = outbox.take()
         for send in sends:
             self._post(name, send, send.batch)
-        for action in actions:
-            self.on_action(action)
-            if isinstance(action, effects.Forward):
-                self._forwards[name].append(action.send)
-            elif isinstance(action, effects.ReadRecords):
-                try:
-                    self._post(name, action.send, disk.read(action))
-                except DamageFound:
-                    failure = Failure(Code.BUSY, "an entry is damaged here")
-                    self._post(name, action.send._replace(message=failure), None)
-                except CorruptionError:
-                    self.on_failure(name)
-                    return
-            else:
-                disk.execute(action)
+        try:
+            for action in actions:
+                self.on_action(action)
+                self._carry_out(name, action)
+        except CorruptionError:
+            self.on_failure(name)
+            return
         if actions and name not in self._is_syncing:
             self._is_syncing.add(name)
             delay_ms = self.sync_ms(name)
@@ -357,6 +349,19 @@ class Cluster:
             else:
                 self._sync(name)
         self._tell_damage(name)
+
+    def _carry_out(self, name: str, action: Action) -> None:
+        disk = self.disks[name]
+        if isinstance(action, effects.Forward):
+            self._forwards[name].append(action.send)
+        elif isinstance(action, effects.ReadRecords):
+            try:
+                self._post(name, action.send, disk.read(action))
+            except DamageFound:
+                failure = Failure(Code.BUSY, "an entry is damaged here")
+                self._post(name, action.send._replace(message=failure), None)
+        else:
+            disk.execute(action)
 
     def scrub(self, name: str) -> None:
         """The node looks for damage everywhere on its disk. It ends if it cannot live with it."""

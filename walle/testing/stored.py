@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from walle.core import effects
-from walle.errors import CorruptionError
+from walle.errors import CorruptionError, InvariantError
 from walle.ids import NO_IDENTITY
 from walle.record import Bytes, check
 from walle.storage.reader import Wanted
@@ -50,7 +50,15 @@ class StoredDisk(Disk):
 
     def execute(self, action: Action) -> None:
         super().execute(action)
-        self._store.execute(action)
+        try:
+            self._store.execute(action)
+        except InvariantError as error:
+            if not self._is_damaged:
+                raise
+            # What it has to build on is not what was stored: a real node ends, too.
+            raise CorruptionError(
+                str(DIRECTORY), 0, expected="what was stored", found=str(error)
+            ) from error
 
     def sync(self) -> None:
         self._files.is_failing = self.is_failing
