@@ -137,8 +137,7 @@ class Member:
     # --- order and durability ---------------------------------------------------------------------
 
     def order(self, action: Action) -> None:
-        """Has storage carry out the action; what is answered from now on waits until it is
-        durable."""
+        """Has storage carry out the action; what is answered from now on waits for that."""
         self._sequence = self.context.outbox.order(action)
 
     def answer(self, to: Address, request_id: int, message: Message) -> None:
