@@ -7,7 +7,8 @@ synced and stamped all the same. All steps carry one stream version. Refused for
 newer version, the claim starts again, above it, after a random pause, until its time is over.
 
 A claim that is not forced first waits until a majority knows of no running lease, and does so
-again whenever it starts again: it takes over from nobody.
+again whenever it starts again: it takes over from nobody. Another claim that came up since it last
+looked is left a moment to return, too.
 """
 
 from __future__ import annotations
@@ -120,6 +121,7 @@ class Claim:
     topology: gives the newest topology that this node knows of the stream.
     above: the highest writer id this node has seen.
     force: whether to take over from a writer whose lease runs.
+    retry: whether to begin anew when another writer is in the way; otherwise the claim fails.
     on_claimed, on_failed: exactly one of them is called, once.
     """
 
@@ -134,6 +136,7 @@ class Claim:
         lease_ms: int,
         until_ns: int,
         force: bool,
+        retry: bool = True,
         on_stale: Callable[[], None],
         on_claimed: Callable[[Claimed], None],
         on_failed: Callable[[str], None],
@@ -146,9 +149,11 @@ class Claim:
         self._lease_ms = lease_ms
         self._until_ns = until_ns
         self._force = force
+        self._retry = retry
         self._on_stale = on_stale
         self._on_claimed = on_claimed
         self._on_failed = on_failed
+        self._seen: WriterId | None = None
         self._restarts = 0
         self._calls: list[Call] = []
         self._failure = "no majority of the members answered in time"
@@ -166,15 +171,19 @@ class Claim:
         context = self._context
 
         def on_majority(answers: dict[str, AskWriterReply]) -> None:
-            self._above = max(self._above, *(answer.promised for answer in answers.values()))
+            newest = max(answer.promised for answer in answers.values())
+            is_new = self._seen is not None and newest > self._seen
+            self._seen = newest
+            self._above = max(self._above, newest)
             longest = max(answers.values(), key=lambda answer: answer.remaining_lease_ms)
-            if not longest.remaining_lease_ms:
+            if not longest.remaining_lease_ms and not is_new:
                 self._ask_promises()
                 return
-            pause_ms = min(longest.remaining_lease_ms, LOOK_MS_MAX)
+            pause_ms = LOOK_MS_MAX if is_new else min(longest.remaining_lease_ms, LOOK_MS_MAX)
+            does = "holds the lease" if longest.remaining_lease_ms else "is claiming the stream"
             self._pause(
                 pause_ms + context.jitter_ms(RESTART_MS_JITTER),
-                f"{longest.address or 'another writer'} holds the lease",
+                f"{longest.address or 'another writer'} {does}",
             )
 
         call = context.calls.ask_majority(
@@ -330,6 +339,9 @@ class Claim:
     def _pause(self, ms: float, why: str) -> None:
         """Starts again after a while, if there is time left; `why` is told when there is none."""
         self._failure = why
+        if not self._retry:
+            self._give_up()
+            return
         self.cancel()
         at_ns = self._context.after_ms(ms)
         if at_ns < self._until_ns:

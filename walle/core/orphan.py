@@ -58,7 +58,11 @@ class Orphan:
         return max(lease.until_ns, lease.awaited_until_ns, member.last_put_ns)
 
     def _check(self) -> None:
-        """Claims if nobody has renewed a lease since the alarm was set."""
+        """Claims if nobody has renewed a lease since the alarm was set.
+
+        It does not insist: whoever is in the way will commit the suffix, or leave it to be watched
+        anew. A claim that begins again could take the stream from one that has just returned.
+        """
         member = self._member
         quiet_until_ns = self._silent_since_ns + LEASE_MS_MIN * NS_PER_MS
         if not self._is_needed:
@@ -76,6 +80,7 @@ class Orphan:
             lease_ms=LEASE_MS_MIN,
             until_ns=self._context.after_ms(CLAIM_MS),
             force=False,
+            retry=False,
             on_stale=member.on_stale,
             on_claimed=self._commit,
             on_failed=lambda _text: self._rest(),

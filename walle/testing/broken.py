@@ -393,7 +393,7 @@ RULES: dict[str, Rule] = {
         "a member that is stamped already obeys a late Sync",
         [(Syncing, "_admit", _admit_sync_after_stamp)],
         "exclusivity|foresight|agreement",
-        seed=20,
+        seed=220,
         faults=BRIEF | {"replay": 0.5, "replayed": ("Sync",), "lost": 0.2, "cut_off": 0.05},
     ),
     "stamp-without-promise": Rule(
@@ -464,7 +464,7 @@ RULES: dict[str, Rule] = {
             (History, "add_fill", _add_fill_trusting),
         ],
         "agreement: .* holds another entry",
-        seed=31,
+        seed=130,
         faults=BRIEF | {"lost": 0.2, "links": 0.3},
     ),
     "tail-of-damaged-member": Rule(

@@ -125,7 +125,7 @@ def test_common_base_is_the_last_entry_that_both_show_alike(case: tuple[Tail, Ta
 class Desk:
     """One claim, whose questions are answered by hand."""
 
-    def __init__(self, *, force: bool = True, until_ms: int = 10_000) -> None:
+    def __init__(self, *, force: bool = True, retry: bool = True, until_ms: int = 10_000) -> None:
         self.context = Context("n0", random.Random(1))
         self.context.wall_us = 1_000
         self.topology = THREE
@@ -141,6 +141,7 @@ class Desk:
             lease_ms=2_000,
             until_ns=until_ms * MS,
             force=force,
+            retry=retry,
             on_stale=self._on_stale,
             on_claimed=self.claimed.append,
             on_failed=self.failures.append,
@@ -368,6 +369,43 @@ def test_claim_without_force_waits_until_no_lease_runs() -> None:
     desk.answer(who(W3, 0), "n3")
     desk.answer(who(NO_WRITER, 0), "n1")
     assert set(desk.sent(NewWriter)) == {"n1", "n2", "n3"}
+
+
+def test_waiting_claim_leaves_another_that_came_up_meanwhile_the_time_to_return() -> None:
+    desk = Desk(force=False, until_ms=2_000)
+    desk.sent(AskWriter)
+    desk.answer(who(W1, 100), "n1", "n2")
+    desk.pass_ms(151)
+    desk.sent(AskWriter)
+    desk.answer(who(W3, 0), "n1", "n2")
+    assert desk.sent(NewWriter) == {}, "it has promised, and has no lease yet"
+    desk.pass_ms(301)
+    desk.sent(AskWriter)
+    desk.answer(who(W3, 0), "n1", "n2")
+    assert {each.over for each in desk.sent(NewWriter).values()} == {W3}, "it does not come"
+
+
+def test_failure_tells_who_is_claiming_the_stream() -> None:
+    desk = Desk(force=False, until_ms=200)
+    desk.sent(AskWriter)
+    desk.answer(who(W1, 100), "n1", "n2")
+    desk.pass_ms(151)
+    desk.sent(AskWriter)
+    desk.answer(who(W3, 0), "n1", "n2")
+    desk.pass_ms(200)
+    assert desk.failures == ["app:9 is claiming the stream"]
+
+
+def test_claim_that_does_not_insist_fails_when_another_is_in_the_way() -> None:
+    desk = Desk(force=False, retry=False)
+    desk.sent(AskWriter)
+    desk.answer(who(W1, 0), "n1", "n2")
+    desk.sent(NewWriter)
+    desk.answer(NewWriterReply(STREAM, Code.FENCED, 1, W3), "n1")
+    assert len(desk.failures) == 1
+    desk.pass_ms(20_000)
+    assert len(desk.failures) == 1
+    assert desk.sent(AskWriter) == {}
 
 
 def test_failure_tells_who_holds_the_lease() -> None:

@@ -135,6 +135,25 @@ def test_claim_that_fails_is_repeated_later() -> None:
     assert bench.asked(AskWriter) != {}
 
 
+def test_claim_does_not_insist_when_another_is_under_way() -> None:
+    """What began while nobody was in the way does not take the stream from who came meanwhile."""
+    bench = orphaned()
+    bench.pass_ms(SOON_MS)
+    asked = bench.asked(AskWriter)
+    lease_ms = 20 * LEASE_MS_MIN
+    bench.member.new_writer(SESSION, 1, NewWriter(STREAM, 1, W2, "here", lease_ms, ANY_WRITER))
+    for node in OTHERS:
+        who = AskWriterReply(STREAM, Code.OK, 1, W1, "", 100, 0, W1, ORIGIN, ORIGIN, 0)
+        bench.reply(asked[node], who)
+    promised = bench.asked(NewWriter)
+    for node in OTHERS:
+        bench.reply(promised[node], NewWriterReply(STREAM, Code.FENCED, 1, W2))
+    bench.pass_ms(lease_ms)
+    assert bench.asked(AskWriter) == {}
+    bench.pass_ms(SOON_MS)
+    assert bench.asked(AskWriter) != {}
+
+
 def test_claim_is_begun_again_where_nobody_heard_of_the_commit_point() -> None:
     bench = orphaned()
     bench.pass_ms(SOON_MS)
