@@ -27,7 +27,7 @@ ROWS = (
     ("core",),
     ("storage", "ring"),
     ("process",),
-    ("data_directory", "supervisor", "client", "sync"),
+    ("data_directory", "supervisor", "client", "node_log", "embedding", "sync"),
     ("segments",),
     ("dev", "cli", "testing", "__main__", ""),
 )
@@ -36,6 +36,7 @@ ROWS = (
 OUT_OF_REACH = {
     "core": {"compression"},
     "client": {"storage", "ring", "process", "supervisor"},
+    "embedding": {"storage", "ring", "process", "supervisor"},
     "sync": {"storage", "ring", "process", "supervisor"},
     "segments": {"ring", "process", "supervisor", "client", "sync"},
     "storage": {"ring"},

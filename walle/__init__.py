@@ -8,6 +8,7 @@ async with walle.connect("127.0.0.1:7411") as client:
 from walle import sync
 from walle.client.client import Client, connect
 from walle.client.writer import Writer
+from walle.embedding import embedded
 from walle.errors import (
     Busy,
     ConfigError,
@@ -56,5 +57,6 @@ __all__ = [
     "WriterLost",
     "WrongCluster",
     "connect",
+    "embedded",
     "sync",
 ]

@@ -20,6 +20,7 @@ from walle.config import parse_node_config
 from walle.errors import ConfigError, WalleError
 from walle.ids import CLUSTER_STREAM_NAME
 from walle.native import set_parent_death_signal
+from walle.node_log import NodeLog
 from walle.process.child import EX_CONFIG, EX_SOFTWARE
 from walle.supervisor import Supervisor, configure_logging, describe_status, listen
 
@@ -40,7 +41,7 @@ class DevCluster:
         self._count = nodes
         self._addresses = {f"n{index + 1}": f"127.0.0.1:{port + index}" for index in range(nodes)}
         self._running: dict[int, str] = {}
-        self._log_starts: dict[str, int] = {}
+        self._logs: dict[str, NodeLog] = {}
         self._has_failed = False
 
     def run(self, only: int | None) -> int:
@@ -77,14 +78,11 @@ class DevCluster:
         path.write_text(text)
         return parse_node_config(settings, directory=self._data)
 
-    def _log(self, name: str) -> Path:
-        return self._data / f"{name}.log"
-
     def _fork(self, config: NodeConfig) -> int:
         """Forks a node's supervisor, which ends in good order when this process dies."""
         parent = os.getpid()
-        log_path = self._log(config.node)
-        self._log_starts[config.node] = log_path.stat().st_size if log_path.exists() else 0
+        log_path = self._data / f"{config.node}.log"
+        self._logs[config.node] = NodeLog(log_path)
         pid = os.fork()
         if pid:
             return pid
@@ -161,21 +159,13 @@ class DevCluster:
             f"walle dev --only {name.removeprefix('n')} --nodes {self._count} "
             f"--data {shlex.quote(str(self._data))} --port {self._port}"
         )
-        reason = self._last_critical(name) if status > 0 else ""
+        log = self._logs[name]
+        why = log.last_words() if status > 0 else ""
         return (
-            f"node {name} {describe_status(status)}{reason}\n"
-            f"  its log: {self._log(name)}\n"
+            f"node {name} {describe_status(status)}{f' ({why})' if why else ''}\n"
+            f"  its log: {log.path}\n"
             f"  to start it again: {again}"
         )
-
-    def _last_critical(self, name: str) -> str:
-        """What a node that could not run said of it last."""
-        with self._log(name).open("rb") as log:
-            log.seek(self._log_starts[name])
-            lines = [line for line in log.read().splitlines() if b" CRITICAL " in line]
-        if not lines:
-            return ""
-        return f" ({lines[-1].partition(b' CRITICAL ')[2].decode(errors='replace')})"
 
 
 def _check_port(address: str) -> None:

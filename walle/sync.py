@@ -16,14 +16,17 @@ import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from walle import embedding
 from walle.client import client as asyncio_client
 from walle.client.client import LEASE_MS_DEFAULT, TIMEOUT_S
 from walle.client.reader import read_batches
 from walle.compression import Decompressor
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import AsyncGenerator, Coroutine, Iterator, Sequence
     from concurrent.futures import Future
+    from contextlib import AbstractAsyncContextManager, AbstractContextManager
     from datetime import datetime
 
     from walle.client import writer as asyncio_writer
@@ -242,11 +245,30 @@ async def _exit(manager: Any, error: BaseException | None) -> None:
     await manager.__aexit__(type(error) if error is not None else None, error, None)
 
 
-@contextmanager
-def connect(addresses: str | Sequence[str], *, timeout_s: float = TIMEOUT_S) -> Iterator[Client]:
+def connect(
+    addresses: str | Sequence[str], *, timeout_s: float = TIMEOUT_S
+) -> AbstractContextManager[Client]:
     """As `walle.connect`, blocking."""
+    return _blocking(asyncio_client.connect(addresses, timeout_s=timeout_s))
+
+
+def embedded(
+    path: str | os.PathLike[str],
+    *,
+    node: str = "n1",
+    listen: str | None = None,
+    timeout_s: float = TIMEOUT_S,
+) -> AbstractContextManager[Client]:
+    """As `walle.embedded`, blocking."""
+    return _blocking(embedding.embedded(path, node=node, listen=listen, timeout_s=timeout_s))
+
+
+@contextmanager
+def _blocking(
+    connection: AbstractAsyncContextManager[asyncio_client.Client],
+) -> Iterator[Client]:
+    """A client whose loop runs in a thread of its own."""
     loop = _Loop()
-    connection = asyncio_client.connect(addresses, timeout_s=timeout_s)
     try:
         client = loop.run(_enter(connection))
         try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 
 import click
@@ -11,6 +13,7 @@ from walle.config import PORT_DEFAULT, parse_node_config
 from walle.dev import DevCluster
 from walle.errors import ConfigError
 from walle.limits import MEMBERS_COUNT_MAX
+from walle.native import set_parent_death_signal
 from walle.supervisor import Supervisor, configure_logging
 
 
@@ -22,8 +25,11 @@ from walle.supervisor import Supervisor, configure_logging
     metavar="FILE",
     help="The node's settings; configs/node.yaml explains each.",
 )
+@click.option(
+    "--parent", type=int, metavar="PID", help="Stop when this process, which started it, ends."
+)
 @click.option("--verbose", is_flag=True, help="Log more.")
-def node(config: Path, *, verbose: bool) -> int:
+def node(config: Path, parent: int | None, *, verbose: bool) -> int:
     """Run one node, in the foreground, until SIGTERM.
 
     \b
@@ -40,6 +46,10 @@ def node(config: Path, *, verbose: bool) -> int:
         parsed = parse_node_config(settings, directory=config.parent)
     except ConfigError as error:
         raise ConfigError(f"{config}: {error.key}", error.rule) from error
+    if parent is not None:
+        set_parent_death_signal(signal.SIGTERM)
+        if os.getppid() != parent:
+            raise click.UsageError(f"--parent: {parent} is not the process that started this one")
     configure_logging(parsed.node, is_verbose=verbose)
     return Supervisor(parsed).run()
 
