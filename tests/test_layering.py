@@ -22,7 +22,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = "walle"
 
 ROWS = (
-    ("errors", "limits", "ids", "config", "sockets"),
+    ("errors", "limits", "ids", "config", "sockets", "tls"),
     ("record", "messages", "frame", "native", "compression"),
     ("core",),
     ("storage", "ring"),

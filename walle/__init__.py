@@ -31,6 +31,7 @@ from walle.errors import (
 )
 from walle.ids import Position, WriterId
 from walle.record import Entry
+from walle.tls import Tls
 
 __all__ = [
     "Busy",
@@ -47,6 +48,7 @@ __all__ = [
     "Refused",
     "RemoteProtocolError",
     "StreamExists",
+    "Tls",
     "Trimmed",
     "Unavailable",
     "UnknownStream",

@@ -6,7 +6,7 @@ Every setting is described in configs/node.yaml, and nowhere else.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,12 @@ from walle.limits import (
     NODE_ID_BYTES_MAX,
     SCRUB_BYTES_PER_SECOND_DEFAULT,
 )
+from walle.tls import Tls
 
 PORT_DEFAULT = 7411
 
 REQUIRED = ("data", "initial_cluster", "listen", "node")
-OPTIONAL = ("disk_reserve_bytes", "scrub_bytes_per_second")
+OPTIONAL = ("disk_reserve_bytes", "scrub_bytes_per_second", "tls")
 
 _NODE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -38,6 +39,7 @@ class NodeConfig:
     initial_cluster: the addresses of the nodes that form the cluster, this one included, by id.
     disk_reserve_bytes: with less than this free, the node takes no more entries.
     scrub_bytes_per_second: how much is read in search of damage; 0: nothing.
+    tls: what clients and nodes prove with who they are; None: whoever can connect is let in.
     """
 
     node: str
@@ -46,6 +48,7 @@ class NodeConfig:
     initial_cluster: dict[str, str]
     disk_reserve_bytes: int = DISK_RESERVE_BYTES_DEFAULT
     scrub_bytes_per_second: int = SCRUB_BYTES_PER_SECOND_DEFAULT
+    tls: Tls | None = None
 
     @property
     def address(self) -> str:
@@ -118,7 +121,29 @@ def parse_node_config(settings: object, *, directory: Path) -> NodeConfig:
         scrub_bytes_per_second=_parse_scrub_bytes_per_second(
             settings.get("scrub_bytes_per_second", SCRUB_BYTES_PER_SECOND_DEFAULT)
         ),
+        tls=parse_tls("tls", settings["tls"], directory=directory) if "tls" in settings else None,
     )
+
+
+def parse_tls(key: str, value: object, *, directory: Path) -> Tls:
+    """Where the files of TLS are: a mapping of `authority`, `certificate` and `key`.
+
+    Args:
+        directory: what relative paths are relative to.
+
+    Raises:
+        ConfigError: it is no such mapping.
+    """
+    keys = [field.name for field in fields(Tls)]
+    if not isinstance(value, dict) or set(value) != set(keys):
+        raise ConfigError(key, f"must map {', '.join(keys)} to files; see configs/node.yaml")
+    return Tls(**{each: _parse_path(f"{key}.{each}", value[each], directory) for each in keys})
+
+
+def _parse_path(key: str, value: Any, directory: Path) -> Path:
+    if not isinstance(value, str) or not value:
+        raise ConfigError(key, f"must be a file's path, not {value!r}")
+    return directory / Path(value).expanduser()
 
 
 def _parse_data(value: Any, directory: Path) -> Path:

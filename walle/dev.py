@@ -21,8 +21,8 @@ from walle.errors import ConfigError, WalleError
 from walle.ids import CLUSTER_STREAM_NAME
 from walle.native import set_parent_death_signal
 from walle.node_log import NodeLog
-from walle.process.child import EX_CONFIG, EX_SOFTWARE
-from walle.supervisor import Supervisor, configure_logging, describe_status, listen
+from walle.process.child import EX_SOFTWARE
+from walle.supervisor import configure_logging, describe_status, listen, run_node
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -94,10 +94,7 @@ class DevCluster:
             log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
             os.dup2(log, sys.stderr.fileno())
             configure_logging(config.node)
-            status = Supervisor(config).run()
-        except ConfigError as error:
-            logging.getLogger("walle").critical("%s", error)
-            status = EX_CONFIG
+            status = run_node(config)
         finally:
             logging.shutdown()
             os._exit(status)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import yaml
 
 from walle.client.client import TIMEOUT_S, connect
-from walle.config import parse_address
+from walle.config import parse_address, parse_tls
 from walle.errors import ConfigError, Unavailable, WalleError
 from walle.node_log import NodeLog
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from walle.client.client import Client
+    from walle.tls import Tls
 
 CONFIG = "node.yaml"
 LOG = "node.log"
@@ -62,19 +63,19 @@ async def embedded(
         Unavailable: the node has ended, or does not answer in time.
     """
     directory = Path(path)
-    address = _configure(directory, node, listen)
+    address, tls = _configure(directory, node, listen)
     log = NodeLog(directory / LOG)
     process = await _start(directory, log)
     try:
-        await _wait_ready(process, address, log, timeout_s)
-        async with connect(address, timeout_s=timeout_s) as client:
+        await _wait_ready(process, address, tls, log, timeout_s)
+        async with connect(address, tls=tls, timeout_s=timeout_s) as client:
             yield client
     finally:
         await _stop(process)
 
 
-def _configure(directory: Path, node: str, listen: str | None) -> str:
-    """Writes the settings, if there are none; returns the node's address."""
+def _configure(directory: Path, node: str, listen: str | None) -> tuple[str, Tls | None]:
+    """Writes the settings, if there are none; returns how to connect with the node."""
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / CONFIG
     if not path.exists():
@@ -89,7 +90,7 @@ def _configure(directory: Path, node: str, listen: str | None) -> str:
         temporary = path.with_suffix(".new")
         temporary.write_text(yaml.safe_dump(settings, sort_keys=False))
         temporary.rename(path)
-        return address
+        return address, None
     try:
         found = yaml.safe_load(path.read_bytes())
         owner, address = found["node"], found["listen"]
@@ -100,7 +101,8 @@ def _configure(directory: Path, node: str, listen: str | None) -> str:
     if listen is not None and listen != address:
         raise ConfigError(str(path), f"says listen: {address}, not {listen}; change one of them")
     parse_address(f"{path}: listen", address)
-    return str(address)
+    tls = parse_tls(f"{path}: tls", found["tls"], directory=directory) if "tls" in found else None
+    return address, tls
 
 
 def _free_port() -> int:
@@ -122,13 +124,15 @@ async def _start(directory: Path, log: NodeLog) -> Process:
         )
 
 
-async def _wait_ready(process: Process, address: str, log: NodeLog, timeout_s: float) -> None:
+async def _wait_ready(
+    process: Process, address: str, tls: Tls | None, log: NodeLog, timeout_s: float
+) -> None:
     """Waits until the node answers: this one, not another that has the directory already."""
     with suppress(TimeoutError):
         async with asyncio.timeout(timeout_s):
             while process.returncode is None:
                 with suppress(WalleError):
-                    async with connect(address, timeout_s=LOOK_S) as client:
+                    async with connect(address, tls=tls, timeout_s=LOOK_S) as client:
                         status = await client.node_status(address)
                         if status["pid"] == process.pid:
                             return

@@ -10,6 +10,7 @@ process may still write, even when the supervisor was killed.
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 import os
 import signal
@@ -23,7 +24,14 @@ import setproctitle
 from walle.config import parse_address
 from walle.data_directory import DataDirectory
 from walle.errors import ConfigError
-from walle.process.child import HOPELESS, fork_child, run_consensus, run_network, run_storage
+from walle.process.child import (
+    EX_CONFIG,
+    HOPELESS,
+    fork_child,
+    run_consensus,
+    run_network,
+    run_storage,
+)
 from walle.ring.region import Region
 
 if TYPE_CHECKING:
@@ -78,6 +86,15 @@ def listen(address: str) -> socket.socket:
     return listener
 
 
+def is_loopback(address: str) -> bool:
+    """Whether only this machine reaches a listening address; a name's meaning is not known."""
+    host, _ = parse_address("listen", address)
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 class Supervisor:
     """Runs one node until it is asked to stop, or cannot go on."""
 
@@ -118,7 +135,7 @@ class Supervisor:
 
         def network() -> None:
             os.close(keep)
-            run_network(region, listener)
+            run_network(region, listener, config.tls)
 
         def consensus() -> None:
             os.close(keep)
@@ -134,6 +151,8 @@ class Supervisor:
         listener.close()
         region.close()
         log.info("node %s runs at %s: %s", node, config.listen, self._describe())
+        if config.tls is None and not is_loopback(config.listen):
+            log.warning("without the setting tls, whoever reaches %s is let in", config.listen)
 
     def _describe(self) -> str:
         return ", ".join(f"{role} {pid}" for pid, role in self._children.items())
@@ -197,6 +216,15 @@ class Supervisor:
         while self._children:
             pid, _ = os.waitpid(-1, 0)
             self._children.pop(pid, None)
+
+
+def run_node(config: NodeConfig) -> int:
+    """Runs a node until it is asked to stop, or cannot go on; returns its exit status."""
+    try:
+        return Supervisor(config).run()
+    except ConfigError as error:
+        log.critical("%s", error)
+        return EX_CONFIG
 
 
 def configure_logging(node: str, *, is_verbose: bool = False) -> None:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from walle.ids import Position
     from walle.messages import StreamInfo, WriterStatusReply
     from walle.record import Entry
+    from walle.tls import Tls
 
 HANDED_OVER_MAX = 16
 """How many entries may be on their way from other threads to the loop's: what the writer does not
@@ -246,10 +247,10 @@ async def _exit(manager: Any, error: BaseException | None) -> None:
 
 
 def connect(
-    addresses: str | Sequence[str], *, timeout_s: float = TIMEOUT_S
+    addresses: str | Sequence[str], *, tls: Tls | None = None, timeout_s: float = TIMEOUT_S
 ) -> AbstractContextManager[Client]:
     """As `walle.connect`, blocking."""
-    return _blocking(asyncio_client.connect(addresses, timeout_s=timeout_s))
+    return _blocking(asyncio_client.connect(addresses, tls=tls, timeout_s=timeout_s))
 
 
 def embedded(

@@ -20,6 +20,7 @@ from walle.limits import (
     NODE_ID_BYTES_MAX,
     SCRUB_BYTES_PER_SECOND_DEFAULT,
 )
+from walle.tls import Tls
 
 DIRECTORY = Path("/etc/walle")
 EXAMPLE = Path(__file__).parents[2] / "configs" / "node.yaml"
@@ -50,6 +51,11 @@ def test_good_settings_are_taken() -> None:
     assert config.scrub_bytes_per_second == SCRUB_BYTES_PER_SECOND_DEFAULT
     config = parse_node_config(changed("scrub_bytes_per_second", 0), directory=DIRECTORY)
     assert config.scrub_bytes_per_second == 0
+    assert config.tls is None
+    files = {"authority": "a.pem", "certificate": "/tls/n1.pem", "key": "~/n1.key"}
+    assert parse_node_config(changed("tls", files), directory=DIRECTORY).tls == Tls(
+        DIRECTORY / "a.pem", Path("/tls/n1.pem"), Path.home() / "n1.key"
+    )
 
 
 def test_example_file_is_good() -> None:
@@ -75,6 +81,14 @@ def test_data_directory_is_relative_to_the_file(data: str, path: Path) -> None:
             "is no setting; the settings are data, disk_reserve_bytes, initial_cluster",
         ),
         (7, "x", "7", "is no setting"),
+        ("tls", "n1.pem", "tls", "must map authority, certificate, key to files"),
+        ("tls", {"authority": "a.pem"}, "tls", "must map authority, certificate, key to files"),
+        (
+            "tls",
+            {"authority": "a.pem", "certificate": "n1.pem", "key": 7},
+            "tls.key",
+            "must be a file's path, not 7",
+        ),
         ("node", MISSING, "node", "is missing; see configs/node.yaml"),
         ("listen", MISSING, "listen", "is missing"),
         ("data", MISSING, "data", "is missing"),

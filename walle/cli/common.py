@@ -7,15 +7,18 @@ import json
 import sys
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+import yaml
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 import walle
-from walle.config import PORT_DEFAULT
+from walle.config import PORT_DEFAULT, parse_tls
+from walle.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -27,15 +30,51 @@ CONNECT_S = 1.0
 WIDE = 10_000
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
+C = TypeVar("C", bound="Callable[..., Any]")
 R = TypeVar("R")
 
-connect_option = click.option(
-    "--connect",
-    envvar="WALLE_CONNECT",
-    default=CONNECT_DEFAULT,
-    metavar="HOST:PORT[,...]",
-    help="Where nodes listen; some of them suffice. Default: the nodes of `walle dev`.",
-)
+TLS = "walle.tls"
+
+
+def connect_option(command: C) -> C:
+    """Adds --connect, and --tls, which `run_client` finds by itself."""
+    command = click.option(
+        "--tls",
+        envvar="WALLE_TLS",
+        type=click.Path(path_type=Path, dir_okay=False),
+        metavar="FILE",
+        expose_value=False,
+        callback=_on_tls,
+        help="YAML: this client's `certificate` and `key`, and the `authority` it trusts.",
+    )(command)
+    return click.option(
+        "--connect",
+        envvar="WALLE_CONNECT",
+        default=CONNECT_DEFAULT,
+        metavar="HOST:PORT[,...]",
+        help="Where nodes listen; some of them suffice. Default: the nodes of `walle dev`.",
+    )(command)
+
+
+def _on_tls(context: click.Context, _option: click.Parameter, path: Path | None) -> None:
+    if path is not None:
+        context.meta[TLS] = parse_tls(str(path), read_yaml(path), directory=path.parent)
+
+
+def read_yaml(path: Path) -> object:
+    """What a file of settings holds, parsed.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    try:
+        return yaml.safe_load(path.read_bytes())
+    except OSError as error:
+        raise ConfigError(str(path), f"cannot be read: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        what = " ".join(str(error).split())
+        raise ConfigError(str(path), f"is no YAML; see configs/node.yaml: {what}") from error
+
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 
@@ -49,7 +88,8 @@ def run_client(connect: str, work: Callable[[Client], Awaitable[R]]) -> R:
     async def run() -> R:
         is_connected = False
         try:
-            async with walle.connect(connect, timeout_s=CONNECT_S) as client:
+            tls = click.get_current_context().meta.get(TLS)
+            async with walle.connect(connect, tls=tls, timeout_s=CONNECT_S) as client:
                 is_connected = True
                 return await work(client)
         except walle.Unavailable as error:

@@ -7,14 +7,14 @@ import signal
 from pathlib import Path
 
 import click
-import yaml
 
+from walle.cli.common import read_yaml
 from walle.config import PORT_DEFAULT, parse_node_config
 from walle.dev import DevCluster
 from walle.errors import ConfigError
 from walle.limits import MEMBERS_COUNT_MAX
 from walle.native import set_parent_death_signal
-from walle.supervisor import Supervisor, configure_logging
+from walle.supervisor import configure_logging, run_node
 
 
 @click.command()
@@ -35,13 +35,7 @@ def node(config: Path, parent: int | None, *, verbose: bool) -> int:
     \b
         walle node --config n1.yaml
     """
-    try:
-        settings = yaml.safe_load(config.read_bytes())
-    except OSError as error:
-        raise ConfigError(str(config), f"cannot be read: {error.strerror}") from error
-    except yaml.YAMLError as error:
-        what = " ".join(str(error).split())
-        raise ConfigError(str(config), f"is no YAML; see configs/node.yaml: {what}") from error
+    settings = read_yaml(config)
     try:
         parsed = parse_node_config(settings, directory=config.parent)
     except ConfigError as error:
@@ -51,7 +45,7 @@ def node(config: Path, parent: int | None, *, verbose: bool) -> int:
         if os.getppid() != parent:
             raise click.UsageError(f"--parent: {parent} is not the process that started this one")
     configure_logging(parsed.node, is_verbose=verbose)
-    return Supervisor(parsed).run()
+    return run_node(parsed)
 
 
 @click.command()

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 
     from walle.messages import Message
     from walle.record import Batch, Entry
+    from walle.tls import Tls
 
 REQUEST_S = 5.0
 TIMEOUT_S = 10.0
@@ -69,7 +70,8 @@ class Client:
     Every method that asks something repeats the question, at other nodes too, until its deadline.
     """
 
-    def __init__(self, addresses: Sequence[str]) -> None:
+    def __init__(self, addresses: Sequence[str], tls: Tls | None = None) -> None:
+        self._tls = tls.client_context() if tls is not None else None
         self._seeds = list(addresses)
         self._sessions: dict[str, Session] = {}
         self._opening: dict[str, asyncio.Lock] = {}
@@ -95,7 +97,7 @@ class Client:
         async with self._opening.setdefault(address, asyncio.Lock()):
             session = self._sessions.get(address)
             if session is None or not session.is_open:
-                session = await open_session(address, self.cluster_id)
+                session = await self.open_session(address)
                 self._sessions[address] = session
                 if session.welcome is not None and session.welcome.cluster_id != NO_IDENTITY:
                     self.cluster_id = session.welcome.cluster_id
@@ -132,7 +134,7 @@ class Client:
 
     async def open_session(self, address: str) -> Session:
         """A new session with the node at `address`, for the caller alone to use and to close."""
-        return await open_session(address, self.cluster_id)
+        return await open_session(address, self.cluster_id, self._tls)
 
     async def ask(
         self,
@@ -486,19 +488,20 @@ class Client:
 
 @asynccontextmanager
 async def connect(
-    addresses: str | Sequence[str], *, timeout_s: float = TIMEOUT_S
+    addresses: str | Sequence[str], *, tls: Tls | None = None, timeout_s: float = TIMEOUT_S
 ) -> AsyncIterator[Client]:
     """A client of the cluster that has nodes at `addresses`: "host:port,host:port" or a list.
 
     Not all of them need to be up, nor named: the client learns the others from the first.
 
     Args:
+        tls: this client's certificate, and whom it trusts, where the nodes ask for that.
         timeout_s: for how long they are tried, again and again, until one answers.
 
     Raises:
         Unavailable: no node answers.
         RemoteProtocolError: whoever answers is no WALLE node.
-        ConfigError: no addresses, or not such.
+        ConfigError: no addresses, or not such; or the files of `tls` are not what they should be.
     """
     names = addresses.split(",") if isinstance(addresses, str) else list(addresses)
     seeds = [name.strip() for name in names if name.strip()]
@@ -506,7 +509,7 @@ async def connect(
         parse_address("connect", name)
     if not seeds:
         raise ConfigError("connect", "must name a node at least, such as 127.0.0.1:7411")
-    client = Client(seeds)
+    client = Client(seeds, tls)
     try:
         await client.find_cluster(timeout_s)
         yield client

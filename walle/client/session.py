@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import ssl
 import time
 from typing import TYPE_CHECKING, cast
 
@@ -22,6 +23,7 @@ from walle.ids import NO_IDENTITY
 from walle.limits import CONNECT_MS_MAX
 from walle.messages import PROTOCOL_VERSION, ROLE_CLIENT, Failure, Hello, Welcome
 from walle.record import Bytes
+from walle.tls import names as tls_names
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -195,11 +197,14 @@ def _error_of(failure: Failure) -> WalleError:
     return error_for(code, failure.text)
 
 
-async def open_session(address: str, cluster_id: bytes = NO_IDENTITY) -> Session:
+async def open_session(
+    address: str, cluster_id: bytes = NO_IDENTITY, tls: ssl.SSLContext | None = None
+) -> Session:
     """Connects and shakes hands.
 
     Args:
         cluster_id: the cluster that the node must belong to; NO_IDENTITY: any.
+        tls: what this client shows, and whom it trusts; None: no TLS.
 
     Raises:
         Unavailable: nobody answers there.
@@ -210,11 +215,15 @@ async def open_session(address: str, cluster_id: bytes = NO_IDENTITY) -> Session
     loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(CONNECT_S):
-            _, session = await loop.create_connection(lambda: Session(address), host, port)
+            transport, session = await loop.create_connection(
+                lambda: Session(address), host, port, ssl=tls
+            )
     except TimeoutError:
         raise Unavailable(
             f"{address} does not accept the connection in {CONNECT_S:.0f} s"
         ) from None
+    except ssl.SSLError as error:
+        raise Unavailable(f"{address} does not speak TLS with this client: {error}") from error
     except OSError as error:
         number = error.errno or 0
         reason = os.strerror(number) if number > 0 else error.strerror or error
@@ -228,5 +237,10 @@ async def open_session(address: str, cluster_id: bytes = NO_IDENTITY) -> Session
     if not isinstance(welcome, Welcome):
         await session.close()
         raise RemoteProtocolError(f"{address} answered Hello with {type(welcome).__name__}")
+    if tls is not None and welcome.node_id not in tls_names(transport):
+        await session.close()
+        raise RemoteProtocolError(
+            f"{address} shows a certificate that is not that of node {welcome.node_id}"
+        )
     session.welcome = welcome
     return session

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     from walle.config import NodeConfig
     from walle.ring.region import Region
+    from walle.tls import Tls
 
 EX_DATAERR = 65
 EX_SOFTWARE = 70
@@ -104,14 +105,15 @@ def _run(work: Callable[[], None]) -> int:
     return 0
 
 
-def run_network(region: Region, listener: socket.socket) -> None:
+def run_network(region: Region, listener: socket.socket, tls: Tls | None) -> None:
     """The network process."""
     region.counters[PID_NETWORK] = os.getpid()
+    network = Network(region, tls)
 
     async def serve() -> None:
         stop = asyncio.Event()
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-        await Network(region).run(listener, stop)
+        await network.run(listener, stop)
 
     asyncio.run(serve())
 

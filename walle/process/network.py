@@ -34,6 +34,7 @@ from walle.messages import ROLE_NODE, Failure, Hello
 from walle.process import mail
 from walle.process.arena import Arena, Inbox
 from walle.process.mail import ArenaPayload, Destination, Place
+from walle.tls import names as tls_names
 
 if TYPE_CHECKING:
     import socket
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from walle.ring.bell import Bell
     from walle.ring.region import Region
     from walle.ring.spsc import Ring
+    from walle.tls import Tls
 
 log = logging.getLogger("walle.network")
 
@@ -117,9 +119,10 @@ class Session(asyncio.BufferedProtocol):
         handled = 0
         try:
             for each in self._connection.frames(data):
-                if each.type == HELLO and not self._network.admit(self, each.message()[1]):
+                refusal = self._network.admit(self, each) if each.type == HELLO else None
+                if refusal is not None:
                     self._inbox.handled(len(data))
-                    self.fail(Code.BUSY, f"this node has {SESSIONS_COUNT_MAX} clients already")
+                    self.fail(*refusal)
                     return
                 self._frame_arrived(each, handled)
                 handled = each.end
@@ -222,13 +225,18 @@ class Link:
             try:
                 async with asyncio.timeout(CONNECT_MS_MAX / 1000):
                     _, session = await loop.create_connection(
-                        self._make_session, host.strip("[]"), int(port)
+                        self._make_session,
+                        host.strip("[]"),
+                        int(port),
+                        ssl=self._network.client_tls,
                     )
             except (OSError, UnicodeError) as error:  # a timeout, too; what is no host's name
                 log.debug("%s at %s: %s", self.peer.node_id, self.peer.address, error)
             else:
-                self.session = session
                 made_s = time.monotonic()
+                if not self._network.is_named(session, self.peer.node_id):
+                    session.fail(Code.BAD_REQUEST, f"this is not node {self.peer.node_id}")
+                self.session = session
                 session.send(self._hello)
                 session.flush()
                 await session.closed.wait()
@@ -240,10 +248,16 @@ class Link:
 
 
 class Network:
-    """All sessions of a node, and its ends of the rings."""
+    """All sessions of a node, and its ends of the rings.
 
-    def __init__(self, region: Region) -> None:
+    Raises:
+        ConfigError: the files of TLS are not what they should be.
+    """
+
+    def __init__(self, region: Region, tls: Tls | None = None) -> None:
         self.arena = Arena(region.arena)
+        self.client_tls = tls.client_context() if tls is not None else None
+        self._server_tls = tls.server_context() if tls is not None else None
         self._region = region
         self._sessions: dict[int, Session] = {}
         # Each of them is in one of these, the oldest first.
@@ -277,7 +291,13 @@ class Network:
 
         loop.set_exception_handler(on_exception)
         loop.add_reader(self._region.network_bell.fd, self._on_bell)
-        server = await loop.create_server(self._accept, sock=listener, backlog=BACKLOG)
+        server = await loop.create_server(
+            self._accept,
+            sock=listener,
+            backlog=BACKLOG,
+            ssl=self._server_tls,
+            ssl_handshake_timeout=HANDSHAKE_MS_MAX / 1000 if self._server_tls else None,
+        )
         self._on_bell()
         sweeper = run_task(self._sweep())
         await stop.wait()
@@ -316,22 +336,31 @@ class Network:
         self._sessions[session.source.number] = session
         self._greeting[session] = None
 
-    def admit(self, session: Session, hello: Hello) -> bool:
-        """Whether there is a place for whoever said that.
+    def admit(self, session: Session, arrived: Frame) -> tuple[Code, str] | None:
+        """Why whoever said that Hello may not come in, by the certificate or for want of a place.
 
         Clients cannot take the places of nodes, nor can those who connect and say nothing.
         """
         self._greeting.pop(session, None)
+        hello: Hello = arrived.message()[1]
+        if hello.role == ROLE_NODE and not self.is_named(session, hello.node_id):
+            return Code.BAD_REQUEST, f"the certificate shown is not that of node {hello.node_id}"
         if hello.role == ROLE_NODE:
             # A node connects again when a connection is lost, so the oldest is the likeliest to
             # be left over.
             _make_room(self._nodes, NODE_SESSIONS_COUNT_MAX, "too many nodes are connected")
             self._nodes[session] = None
-            return True
+            return None
         if len(self._clients) >= SESSIONS_COUNT_MAX:
-            return False
+            return Code.BUSY, f"this node has {SESSIONS_COUNT_MAX} clients already"
         self._clients[session] = None
-        return True
+        return None
+
+    def is_named(self, session: Session, node_id: str) -> bool:
+        """Whether the other side's certificate is that of the node; true without TLS."""
+        if self.client_tls is None or session.transport is None:
+            return self.client_tls is None
+        return node_id in tls_names(session.transport)
 
     def session_behind(self, session: Session) -> None:
         """A client reads more slowly than it is answered; with too much unsent in all, those who
