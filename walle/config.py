@@ -13,18 +13,20 @@ from typing import Any
 from walle.errors import ConfigError
 from walle.limits import (
     ADDRESS_BYTES_MAX,
+    CAPACITY_MAX,
     DISK_RESERVE_BYTES_DEFAULT,
     DISK_RESERVE_BYTES_MIN,
     MEMBERS_COUNT_MAX,
     NODE_ID_BYTES_MAX,
     SCRUB_BYTES_PER_SECOND_DEFAULT,
+    ZONE_BYTES_MAX,
 )
 from walle.tls import Tls
 
 PORT_DEFAULT = 7411
 
 REQUIRED = ("data", "initial_cluster", "listen", "node")
-OPTIONAL = ("disk_reserve_bytes", "scrub_bytes_per_second", "tls")
+OPTIONAL = ("capacity", "disk_reserve_bytes", "scrub_bytes_per_second", "tls", "zone")
 
 _NODE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -40,6 +42,8 @@ class NodeConfig:
     disk_reserve_bytes: with less than this free, the node takes no more entries.
     scrub_bytes_per_second: how much is read in search of damage; 0: nothing.
     tls: what clients and nodes prove with who they are; None: whoever can connect is let in.
+    zone: what fails together with this node; empty: nothing else does.
+    capacity: how much is placed on this node, relative to the others.
     """
 
     node: str
@@ -49,6 +53,8 @@ class NodeConfig:
     disk_reserve_bytes: int = DISK_RESERVE_BYTES_DEFAULT
     scrub_bytes_per_second: int = SCRUB_BYTES_PER_SECOND_DEFAULT
     tls: Tls | None = None
+    zone: str = ""
+    capacity: int = 1
 
     @property
     def address(self) -> str:
@@ -122,6 +128,8 @@ def parse_node_config(settings: object, *, directory: Path) -> NodeConfig:
             settings.get("scrub_bytes_per_second", SCRUB_BYTES_PER_SECOND_DEFAULT)
         ),
         tls=parse_tls("tls", settings["tls"], directory=directory) if "tls" in settings else None,
+        zone=_parse_zone(settings.get("zone", "")),
+        capacity=_parse_capacity(settings.get("capacity", 1)),
     )
 
 
@@ -163,6 +171,23 @@ def _parse_scrub_bytes_per_second(value: Any) -> int:
     if type(value) is not int or value < 0:
         rule = "must be a number of bytes, or 0 to search for no damage"
         raise ConfigError("scrub_bytes_per_second", f"{rule}, not {value!r}")
+    return value
+
+
+def _parse_zone(value: Any) -> str:
+    if (
+        not isinstance(value, str)
+        or not value.isprintable()
+        or len(value.encode()) > ZONE_BYTES_MAX
+    ):
+        rule = f"must be a text of {ZONE_BYTES_MAX} bytes at most, without control characters"
+        raise ConfigError("zone", f"{rule}, not {value!r}")
+    return value
+
+
+def _parse_capacity(value: Any) -> int:
+    if type(value) is not int or not 1 <= value <= CAPACITY_MAX:
+        raise ConfigError("capacity", f"must be a number from 1 to {CAPACITY_MAX}, not {value!r}")
     return value
 
 

@@ -25,6 +25,9 @@ HANDSHAKE_FRAME_BYTES_MAX = 4 * KIB
 STREAM_NAME_BYTES_MAX = 255
 NODE_ID_BYTES_MAX = 63
 ADDRESS_BYTES_MAX = 255
+ZONE_BYTES_MAX = 63
+CAPACITY_MAX = 1_000_000
+"""Of a node, relative to the others; the least is 1."""
 
 # Shared memory of a node.
 ARENA_CHUNK_BYTES = FRAME_BYTES_MAX

@@ -52,11 +52,17 @@ class NodeAddress(NamedTuple):
 
 
 class NodeRecord(NamedTuple):
-    """A node as the cluster knows it: its identity is random, made with its data directory."""
+    """A node as the cluster knows it: its identity is random, made with its data directory.
+
+    zone: what fails together with it, such as a rack; empty: nothing else does.
+    capacity: how much is placed on it, relative to the others.
+    """
 
     node_id: str
     address: str
     identity: Identity
+    zone: str = ""
+    capacity: U32 = 1
 
 
 class StreamSettings(NamedTuple):
@@ -498,8 +504,7 @@ class Probe(NamedTuple):
 
 
 class ProbeReply(NamedTuple):
-    node_id: str
-    identity: Identity
+    node: NodeRecord
     cluster_id: Identity
 
 

@@ -56,6 +56,9 @@ def test_good_settings_are_taken() -> None:
     assert parse_node_config(changed("tls", files), directory=DIRECTORY).tls == Tls(
         DIRECTORY / "a.pem", Path("/tls/n1.pem"), Path.home() / "n1.key"
     )
+    assert (config.zone, config.capacity) == ("", 1)
+    config = parse_node_config({**GOOD, "zone": "rack 7", "capacity": 4_000}, directory=DIRECTORY)
+    assert (config.zone, config.capacity) == ("rack 7", 4_000)
 
 
 def test_example_file_is_good() -> None:
@@ -78,7 +81,7 @@ def test_data_directory_is_relative_to_the_file(data: str, path: Path) -> None:
             "nodes",
             3,
             "nodes",
-            "is no setting; the settings are data, disk_reserve_bytes, initial_cluster",
+            "is no setting; the settings are capacity, data, disk_reserve_bytes",
         ),
         (7, "x", "7", "is no setting"),
         ("tls", "n1.pem", "tls", "must map authority, certificate, key to files"),
@@ -100,6 +103,13 @@ def test_data_directory_is_relative_to_the_file(data: str, path: Path) -> None:
         ("disk_reserve_bytes", 0, "disk_reserve_bytes", "must be a number of bytes, 134217728 at"),
         ("disk_reserve_bytes", "1G", "disk_reserve_bytes", "at least, not '1G'"),
         ("disk_reserve_bytes", True, "disk_reserve_bytes", "at least, not True"),
+        ("zone", 7, "zone", "must be a text of 63 bytes at most"),
+        ("zone", "z" * 64, "zone", "not 'zzzz"),
+        ("zone", "a\nb", "zone", "without control characters"),
+        ("capacity", 0, "capacity", "must be a number from 1 to 1000000, not 0"),
+        ("capacity", 1_000_001, "capacity", "not 1000001"),
+        ("capacity", 1.5, "capacity", "not 1.5"),
+        ("capacity", True, "capacity", "not True"),
         ("scrub_bytes_per_second", -1, "scrub_bytes_per_second", "must be a number of bytes, or 0"),
         ("scrub_bytes_per_second", "1M", "scrub_bytes_per_second", "for no damage, not '1M'"),
         ("scrub_bytes_per_second", False, "scrub_bytes_per_second", "for no damage, not False"),

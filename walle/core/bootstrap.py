@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from walle.core.timers import NEVER
 from walle.errors import Code
 from walle.ids import IDENTITY_SIZE, NO_IDENTITY
-from walle.messages import Failure, Form, FormReply, NodeRecord, Probe, ProbeReply
+from walle.messages import Failure, Form, FormReply, Probe, ProbeReply
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,13 +22,14 @@ if TYPE_CHECKING:
     from walle.core.cluster import ClusterState
     from walle.core.context import Context
     from walle.core.effects import Address
-    from walle.messages import Message
+    from walle.messages import Message, NodeRecord
     from walle.record import Batch
 
 
 class Bootstrap:
     """This node's part in forming its cluster.
 
+    node: this node.
     initial_cluster: the address of each forming node, this one included, by node id.
     on_formed: makes the cluster durable and creates this node's member of `/cluster`.
     """
@@ -37,13 +38,13 @@ class Bootstrap:
         self,
         context: Context,
         *,
-        identity: bytes,
+        node: NodeRecord,
         cluster: ClusterState,
         initial_cluster: dict[str, str],
         on_formed: Callable[[bytes, tuple[NodeRecord, ...]], None],
     ) -> None:
         self._context = context
-        self._identity = identity
+        self._node = node
         self._cluster = cluster
         self._initial_cluster = initial_cluster
         self._on_formed = on_formed
@@ -59,9 +60,9 @@ class Bootstrap:
             self._probe()
 
     def _probe(self) -> None:
-        identities = {self._context.node_id: self._identity}
+        nodes = {self._context.node_id: self._node}
         if not self._others:
-            self._decide(identities)
+            self._decide(nodes)
             return
 
         def on_reply(node: str, reply: Message, _batch: Batch | None) -> None:
@@ -73,18 +74,18 @@ class Bootstrap:
                     "data directory is empty: restore it, or join that cluster as a new node"
                 )
                 return
-            identities[node] = reply.identity
-            if len(identities) == len(self._initial_cluster):
+            nodes[node] = reply.node
+            if len(nodes) == len(self._initial_cluster):
                 call.finish()
-                self._decide(identities)
+                self._decide(nodes)
 
         call = self._context.calls.ask(self._others, Probe(), on_reply, until_ns=NEVER)
 
-    def _decide(self, identities: dict[str, bytes]) -> None:
+    def _decide(self, found: dict[str, NodeRecord]) -> None:
         cluster_id = self._context.random.getrandbits(8 * IDENTITY_SIZE).to_bytes(IDENTITY_SIZE)
         nodes = tuple(
-            NodeRecord(node, self._initial_cluster[node], identities[node])
-            for node in sorted(identities)
+            found[node]._replace(node_id=node, address=self._initial_cluster[node])
+            for node in sorted(found)
         )
         self._on_formed(cluster_id, nodes)
         # To itself, by way of storage: the others hear of it once it is durable here.
@@ -103,7 +104,7 @@ class Bootstrap:
 
     def probed(self, sender: Address, request_id: int) -> None:
         """Another node asks who this one is."""
-        reply = ProbeReply(self._context.node_id, self._identity, self._cluster.cluster_id)
+        reply = ProbeReply(self._node, self._cluster.cluster_id)
         self._context.send(sender, reply, request_id)
 
     def form(self, sender: Address, request_id: int, form: Form) -> None:
@@ -114,7 +115,7 @@ class Bootstrap:
         node_id = self._context.node_id
         mine = next((node for node in form.nodes if node.node_id == node_id), None)
         if self._cluster.cluster_id == NO_IDENTITY:
-            if mine is None or mine.identity != self._identity:
+            if mine is None or mine.identity != self._node.identity:
                 text = (
                     f"the cluster {form.cluster_id.hex()} was formed with another {node_id}: this "
                     "data directory is newer; restore the old one, or join as a new node"

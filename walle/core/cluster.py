@@ -2,13 +2,14 @@
 
 An entry is one change, as a JSON object: readable with any tool, and never in a hot path.
 
-    {"change": "form", "cluster": HEX, "nodes": [{"id", "address", "identity": HEX}, ...]}
+    {"change": "form", "cluster": HEX, "nodes": [NODE_RECORD, ...]}
     {"change": "create_stream", "name": NAME, "members": [NODE, ...],
      "settings": {KEY: VALUE, ...}, "first": ENTRY, "chain": HEX}
     {"change": "settings", "stream": ID, "settings": {KEY: VALUE, ...}}
     {"change": "members", "stream": ID, "version": V, "members": [NODE, ...], "old": [NODE, ...]}
     {"change": "trim", "stream": ID, "first": ENTRY, "chain": HEX}
 
+A NODE_RECORD is {"id": NODE, "address": ADDRESS, "identity": HEX, "zone": ZONE, "capacity": N}.
 "members" is written twice for each change of a stream's members: joint, with the old ones in "old",
 and, when the change may end, without them. "first" is a stream's first entry, "chain" the chain of
 the one before it. A stream's id is the id of the entry that created it. Entry 1 forms the cluster
@@ -63,11 +64,30 @@ class Refusal(NamedTuple):
 
 def encode_form(cluster_id: bytes, nodes: Iterable[NodeRecord]) -> bytes:
     """Entry 1."""
-    records = [
-        {"id": node.node_id, "address": node.address, "identity": node.identity.hex()}
-        for node in nodes
-    ]
+    records = [node_to_json(node) for node in nodes]
     return _encode({"change": "form", "cluster": cluster_id.hex(), "nodes": records})
+
+
+def node_to_json(node: NodeRecord) -> dict[str, Any]:
+    """The node as an entry has it, and a status."""
+    return {
+        "id": node.node_id,
+        "address": node.address,
+        "identity": node.identity.hex(),
+        "zone": node.zone,
+        "capacity": node.capacity,
+    }
+
+
+def node_from_json(node: dict[str, Any]) -> NodeRecord:
+    """The node that an entry has."""
+    return NodeRecord(
+        node["id"],
+        node["address"],
+        bytes.fromhex(node["identity"]),
+        node["zone"],
+        node["capacity"],
+    )
 
 
 def encode_create_stream(
@@ -178,13 +198,7 @@ class ClusterState:
         self.applied_id = entry_id
         match change["change"]:
             case "form":
-                self.form(
-                    bytes.fromhex(change["cluster"]),
-                    [
-                        NodeRecord(node["id"], node["address"], bytes.fromhex(node["identity"]))
-                        for node in change["nodes"]
-                    ],
-                )
+                self.form(bytes.fromhex(change["cluster"]), map(node_from_json, change["nodes"]))
                 return None
             case "create_stream":
                 topology = StreamTopology(

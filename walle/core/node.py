@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from walle.core import effects
 from walle.core.bootstrap import Bootstrap
-from walle.core.cluster import ClusterState, StreamRecord, check_name, no_stream
+from walle.core.cluster import ClusterState, StreamRecord, check_name, no_stream, node_to_json
 from walle.core.follower import Follower
 from walle.core.handshake import Handshake
 from walle.core.history import History
@@ -91,8 +91,7 @@ class Node:
     """All that one node decides.
 
     Args:
-        identity: random, made with the data directory.
-        address: where this node listens.
+        node: this node, as the others are to know it.
         initial_cluster: the addresses of the nodes that form the cluster, by node id.
         describe_process: what the driver adds to this node's status.
     """
@@ -101,23 +100,21 @@ class Node:
         self,
         context: Context,
         *,
-        identity: bytes,
-        address: str,
+        node: NodeRecord,
         initial_cluster: dict[str, str],
         recovered: Recovered,
         describe_process: Callable[[], dict[str, Any]] = dict,
     ) -> None:
         self.context = context
-        self.address = address
+        self.node = node
         self.cluster = ClusterState()
         self.members: dict[int, Member] = {}
-        self.handshake = Handshake(context.node_id, identity, self.cluster)
-        self._identity = identity
+        self.handshake = Handshake(context.node_id, node.identity, self.cluster)
         self._initial_cluster = initial_cluster
         self._describe_process = describe_process
         self._bootstrap = Bootstrap(
             context,
-            identity=identity,
+            node=node,
             cluster=self.cluster,
             initial_cluster=initial_cluster,
             on_formed=self._on_formed,
@@ -354,7 +351,7 @@ class Node:
 
     def _start_cluster(self) -> None:
         member = self.members[STREAM_CLUSTER]
-        self.manager = Manager(self.context, member, self.cluster, self.address)
+        self.manager = Manager(self.context, member, self.cluster, self.node.address)
         self._follower = Follower(
             self.context,
             member,
@@ -522,12 +519,9 @@ class Node:
         return {
             "cluster": self.cluster.cluster_id.hex(),
             "id": self.context.node_id,
-            "identity": self._identity.hex(),
-            "address": self.address,
-            "nodes": [
-                {"id": node.node_id, "address": node.address, "identity": node.identity.hex()}
-                for node in self.cluster.nodes.values()
-            ],
+            "identity": self.node.identity.hex(),
+            "address": self.node.address,
+            "nodes": [node_to_json(node) for node in self.cluster.nodes.values()],
             "has_space": self.context.has_space,
             **self._describe_process(),
         }

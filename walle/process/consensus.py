@@ -18,7 +18,7 @@ from walle.core import effects
 from walle.core.context import Context
 from walle.core.node import Node
 from walle.errors import Code, ConfigError, RemoteProtocolError
-from walle.messages import Failure, Hello, Welcome
+from walle.messages import Failure, Hello, NodeRecord, Welcome
 from walle.process import mail, orders
 from walle.process.loop import now_ns
 from walle.process.mail import NOWHERE, ArenaPayload, Destination, RingPayload
@@ -70,8 +70,7 @@ class Consensus:
         self._set_time()
         self.node = Node(
             context,
-            identity=identity,
-            address=config.address,
+            node=NodeRecord(config.node, config.address, identity, config.zone, config.capacity),
             initial_cluster=config.initial_cluster,
             recovered=self._wait_for_recovery(),
             describe_process=self._describe_process,

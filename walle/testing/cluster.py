@@ -27,7 +27,15 @@ from walle.core.node import Node
 from walle.core.timers import NEVER
 from walle.errors import Code, CorruptionError
 from walle.ids import NO_IDENTITY
-from walle.messages import PROTOCOL_VERSION, ROLE_CLIENT, ROLE_NODE, Failure, Hello, Message
+from walle.messages import (
+    PROTOCOL_VERSION,
+    ROLE_CLIENT,
+    ROLE_NODE,
+    Failure,
+    Hello,
+    Message,
+    NodeRecord,
+)
 from walle.testing.disk import DamageFound, Disk
 from walle.testing.violation import require
 
@@ -161,8 +169,7 @@ class Cluster:
         self._set_clock(context)
         node = self.nodes[name] = Node(
             context,
-            identity=self.identities[name],
-            address=self.addresses[name],
+            node=NodeRecord(name, self.addresses[name], self.identities[name]),
             initial_cluster=dict(self.addresses),
             recovered=self.disks[name].recover(),
         )

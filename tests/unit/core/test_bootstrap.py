@@ -20,7 +20,15 @@ if TYPE_CHECKING:
 ADDRESSES = {"n1": "h1:1", "n2": "h2:1", "n3": "h3:1"}
 IDS = {name: name.encode() * 8 for name in ADDRESSES}
 OLD = b"an older cluster"
-NODES = tuple(NodeRecord(name, ADDRESSES[name], IDS[name]) for name in sorted(ADDRESSES))
+NODES = tuple(
+    NodeRecord(name, ADDRESSES[name], IDS[name], f"zone {name}", 7) for name in sorted(ADDRESSES)
+)
+
+
+def probed(name: str, cluster_id: bytes) -> ProbeReply:
+    """What the node answers; the address by which it knows itself is not asked for."""
+    (node,) = (each for each in NODES if each.node_id == name)
+    return ProbeReply(node._replace(address="elsewhere:1"), cluster_id)
 
 
 class FormBench(NodeBench):
@@ -34,7 +42,7 @@ class FormBench(NodeBench):
         self.formed: list[tuple[bytes, tuple[NodeRecord, ...]]] = []
         self.bootstrap = Bootstrap(
             self.context,
-            identity=IDS["n1"],
+            node=NODES[0],
             cluster=self.cluster,
             initial_cluster=ADDRESSES if addresses is None else addresses,
             on_formed=self._on_formed,
@@ -49,7 +57,7 @@ class FormBench(NodeBench):
         """Those nodes answer who they are."""
         asked = self.asked(Probe)
         for name in names:
-            self.reply(asked[name], ProbeReply(name, IDS[name], cluster_id))
+            self.reply(asked[name], probed(name, cluster_id))
 
     def form(self, form: Form, sender: int | str = SESSION) -> None:
         self.bootstrap.form(sender, 5, form)
@@ -95,7 +103,7 @@ def test_cluster_ids_are_all_of_the_randomness_given() -> None:
     bench.context.random = random.Random(99)
     Bootstrap(
         bench.context,
-        identity=IDS["n1"],
+        node=NODES[0],
         cluster=ClusterState(),
         initial_cluster={"n1": "h1:1"},
         on_formed=bench._on_formed,
@@ -121,9 +129,9 @@ def test_empty_seed_that_meets_a_formed_cluster_refuses_to_run() -> None:
     """A wiped node can never vote again under its old identity without its promises."""
     bench = FormBench()
     asked = bench.asked(Probe)
-    bench.reply(asked["n2"], ProbeReply("n2", IDS["n2"], OLD))
+    bench.reply(asked["n2"], probed("n2", OLD))
     assert f"n2 belongs to cluster {OLD.hex()} already" in (bench.fatal() or "")
-    bench.reply(asked["n3"], ProbeReply("n3", IDS["n3"], NO_IDENTITY))
+    bench.reply(asked["n3"], probed("n3", NO_IDENTITY))
     assert bench.formed == []
 
 
@@ -139,7 +147,7 @@ def test_answer_of_another_kind_tells_nothing() -> None:
 def test_who_asks_is_told_who_this_is(cluster_id: bytes) -> None:
     bench = FormBench(cluster_id=cluster_id)
     bench.bootstrap.probed(SESSION, 5)
-    assert bench.answers() == [ProbeReply("n1", IDS["n1"], cluster_id or NO_IDENTITY)]
+    assert bench.answers() == [ProbeReply(NODES[0], cluster_id or NO_IDENTITY)]
 
 
 def test_node_obeys_the_seed_once() -> None:

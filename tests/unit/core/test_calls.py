@@ -12,7 +12,7 @@ from walle.core.calls import REPEAT_MS_MAX, REPEAT_MS_MIN
 from walle.core.context import Context
 from walle.core.timers import NEVER
 from walle.errors import Code
-from walle.messages import Failure, Form, FormReply, ProbeReply
+from walle.messages import Failure, Form, FormReply, NodeRecord, ProbeReply
 
 if TYPE_CHECKING:
     from walle.messages import Message
@@ -110,7 +110,7 @@ def test_answer_to_another_question_is_none() -> None:
     """Request ids begin anew when a node restarts."""
     asker = Asker()
     rid = asker.ask("n1")
-    asker.calls.receive("n1", rid, ProbeReply("n1", bytes(16), bytes(16)), None)
+    asker.calls.receive("n1", rid, ProbeReply(NodeRecord("n1", "h1:1", bytes(16)), bytes(16)), None)
     assert asker.replies == []
     asker.calls.receive("n1", rid, NO, None)
     assert asker.replies == [("n1", NO)]

@@ -43,7 +43,7 @@ BEGINNING = Position(100, 2**64 - 1)
 
 def nodes(count: int) -> tuple[NodeRecord, ...]:
     return tuple(
-        NodeRecord(f"n{index}", f"host{index}:1", bytes([index] * 16))
+        NodeRecord(f"n{index}", f"host{index}:1", bytes([index] * 16), f"z{index}", 10 * index)
         for index in range(1, count + 1)
     )
 
@@ -119,7 +119,15 @@ def test_entries_are_json_that_any_tool_reads() -> None:
     assert json.loads(encode_form(CLUSTER_ID, nodes(1))) == {
         "change": "form",
         "cluster": CLUSTER_ID.hex(),
-        "nodes": [{"id": "n1", "address": "host1:1", "identity": "01" * 16}],
+        "nodes": [
+            {
+                "id": "n1",
+                "address": "host1:1",
+                "identity": "01" * 16,
+                "zone": "z1",
+                "capacity": 10,
+            }
+        ],
     }
 
 
