@@ -15,6 +15,7 @@ from walle.core import effects
 from walle.core.bootstrap import Bootstrap
 from walle.core.cluster import ClusterState, StreamRecord, check_name, no_stream, node_to_json
 from walle.core.follower import Follower
+from walle.core.forwarding import Forwarding
 from walle.core.handshake import Handshake
 from walle.core.history import History
 from walle.core.manager import Manager
@@ -24,7 +25,7 @@ from walle.core.topology import StreamTopology
 from walle.core.writers import Writers
 from walle.errors import Code
 from walle.ids import NO_IDENTITY, ORIGIN, STREAM_CLUSTER
-from walle.limits import GAPS_LISTED_MAX, LIST_BYTES_MAX, QUESTIONS_COUNT_MAX
+from walle.limits import GAPS_LISTED_MAX, LIST_BYTES_MAX
 from walle.messages import (
     NODE_ONLY,
     ROLE_NODE,
@@ -72,8 +73,6 @@ if TYPE_CHECKING:
     from walle.record import Batch
 
 T = TypeVar("T")
-
-CHANGE_MS = 5_000
 
 WRITERS_REQUESTS = (Put, Claim, Release)
 """What on `/cluster` only nodes may ask."""
@@ -123,8 +122,8 @@ class Node:
         self._follower: Follower | None = None
         self._news = News(context, self.members)
         self._writers = Writers(context, self.cluster, self.members, self._catch_up)
+        self._forwarding = Forwarding(context, self.cluster, self.members, lambda: self.manager)
         self._node_sessions: set[int] = set()
-        self._changing = 0
         self._requests = self._dispatch_table()
         if recovered.cluster_id != NO_IDENTITY:
             self.cluster.form(recovered.cluster_id, recovered.nodes)
@@ -230,9 +229,9 @@ class Node:
             ),
             Describe: self._on_describe,
             ListStreams: self._on_list_streams,
-            CreateStream: self._on_change,
-            SetStream: self._on_change,
-            TrimStream: self._on_change,
+            CreateStream: self._forwarding.change,
+            SetStream: self._forwarding.change,
+            TrimStream: self._forwarding.change,
             Status: self._on_status,
             NewWriter: self._to_member(Member.new_writer),
             ReadTail: self._to_member(Member.read_tail),
@@ -446,61 +445,6 @@ class Node:
         )
         streams, more = _page(infos, encoded_size)
         self.context.send(sender, StreamList(more, tuple(streams)), request_id)
-
-    def _on_change(
-        self, sender: Address, request_id: int, request: CreateStream | SetStream | TrimStream
-    ) -> None:
-        """Handled by the manager, wherever it is."""
-        if self.manager is not None and self.manager.is_acting:
-            self.manager.change(
-                request, lambda answer: self.context.send(sender, answer, request_id)
-            )
-            return
-        manager = self._manager_node()
-        if manager is None:
-            text = "the cluster has no topology manager at the moment"
-            self._fail(sender, request_id, Code.BUSY, text)
-            return
-
-        if self._changing >= QUESTIONS_COUNT_MAX:
-            text = f"{QUESTIONS_COUNT_MAX} requests to create or change streams wait here already"
-            self._fail(sender, request_id, Code.BUSY, text)
-            return
-        self._changing += 1
-
-        def on_reply(_node: str, reply: Message, _batch: Batch | None) -> None:
-            call.finish()
-            end(reply)
-
-        def end(answer: Message) -> None:
-            self._changing -= 1
-            self.context.send(sender, answer, request_id)
-
-        call = self.context.calls.ask(
-            [manager],
-            request,
-            on_reply,
-            until_ns=self.context.after_ms(CHANGE_MS),
-            on_end=lambda: end(
-                Failure(Code.BUSY, f"the topology manager {manager} does not answer")
-            ),
-        )
-
-    def _manager_node(self) -> str | None:
-        """Which other node is the manager, as far as this one knows."""
-        member = self.members.get(STREAM_CLUSTER)
-        if member is None or member.lease.promised_until_ns <= self.context.now_ns:
-            return None
-        address = member.promise.address
-        nodes = self.cluster.nodes.values()
-        return next(
-            (
-                node.node_id
-                for node in nodes
-                if node.address == address and node.node_id != self.context.node_id
-            ),
-            None,
-        )
 
     # --- status -----------------------------------------------------------------------------------
 

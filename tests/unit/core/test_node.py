@@ -11,6 +11,7 @@ import pytest
 from tests.unit.core.bench import Truth
 from tests.unit.core.served import Served
 from tests.unit.making import W1, entries
+from walle.core import forwarding
 from walle.core import node as node_module
 from walle.errors import Code
 from walle.ids import ANY_WRITER, NO_WRITER, ORIGIN, STREAM_CLUSTER, Position
@@ -259,7 +260,7 @@ def test_impossible_name_is_told_at_once(served: Served) -> None:
 
 
 def test_requests_to_the_manager_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(node_module, "QUESTIONS_COUNT_MAX", 1)
+    monkeypatch.setattr(forwarding, "QUESTIONS_COUNT_MAX", 1)
     served = Served()
     managers = {name: node.manager for name, node in served.nodes.items()}
     follower = next(name for name, each in managers.items() if each and not each.is_acting)
