@@ -13,6 +13,7 @@ from typing import Any
 from walle.errors import ConfigError
 from walle.limits import (
     ADDRESS_BYTES_MAX,
+    BACKFILL_BYTES_PER_SECOND_DEFAULT,
     CAPACITY_MAX,
     DISK_RESERVE_BYTES_DEFAULT,
     DISK_RESERVE_BYTES_MIN,
@@ -26,7 +27,14 @@ from walle.tls import Tls
 PORT_DEFAULT = 7411
 
 REQUIRED = ("data", "initial_cluster", "listen", "node")
-OPTIONAL = ("capacity", "disk_reserve_bytes", "scrub_bytes_per_second", "tls", "zone")
+OPTIONAL = (
+    "backfill_bytes_per_second",
+    "capacity",
+    "disk_reserve_bytes",
+    "scrub_bytes_per_second",
+    "tls",
+    "zone",
+)
 
 _NODE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -40,6 +48,7 @@ class NodeConfig:
     data: its data directory.
     initial_cluster: the addresses of the nodes that form the cluster, this one included, by id.
     disk_reserve_bytes: with less than this free, the node takes no more entries.
+    backfill_bytes_per_second: how much is fetched to close gaps; 0: as much as goes.
     scrub_bytes_per_second: how much is read in search of damage; 0: nothing.
     tls: what clients and nodes prove with who they are; None: whoever can connect is let in.
     zone: what fails together with this node; empty: nothing else does.
@@ -51,6 +60,7 @@ class NodeConfig:
     data: Path
     initial_cluster: dict[str, str]
     disk_reserve_bytes: int = DISK_RESERVE_BYTES_DEFAULT
+    backfill_bytes_per_second: int = BACKFILL_BYTES_PER_SECOND_DEFAULT
     scrub_bytes_per_second: int = SCRUB_BYTES_PER_SECOND_DEFAULT
     tls: Tls | None = None
     zone: str = ""
@@ -124,8 +134,14 @@ def parse_node_config(settings: object, *, directory: Path) -> NodeConfig:
         disk_reserve_bytes=_parse_disk_reserve_bytes(
             settings.get("disk_reserve_bytes", DISK_RESERVE_BYTES_DEFAULT)
         ),
-        scrub_bytes_per_second=_parse_scrub_bytes_per_second(
-            settings.get("scrub_bytes_per_second", SCRUB_BYTES_PER_SECOND_DEFAULT)
+        backfill_bytes_per_second=_parse_bytes_per_second(
+            settings, "backfill_bytes_per_second", BACKFILL_BYTES_PER_SECOND_DEFAULT, "for no bound"
+        ),
+        scrub_bytes_per_second=_parse_bytes_per_second(
+            settings,
+            "scrub_bytes_per_second",
+            SCRUB_BYTES_PER_SECOND_DEFAULT,
+            "to search for no damage",
         ),
         tls=parse_tls("tls", settings["tls"], directory=directory) if "tls" in settings else None,
         zone=_parse_zone(settings.get("zone", "")),
@@ -167,10 +183,10 @@ def _parse_disk_reserve_bytes(value: Any) -> int:
     return value
 
 
-def _parse_scrub_bytes_per_second(value: Any) -> int:
+def _parse_bytes_per_second(settings: dict[Any, Any], key: str, default: int, zero: str) -> int:
+    value = settings.get(key, default)
     if type(value) is not int or value < 0:
-        rule = "must be a number of bytes, or 0 to search for no damage"
-        raise ConfigError("scrub_bytes_per_second", f"{rule}, not {value!r}")
+        raise ConfigError(key, f"must be a number of bytes, or 0 {zero}, not {value!r}")
     return value
 
 

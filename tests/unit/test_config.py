@@ -14,6 +14,7 @@ from walle.config import parse_address, parse_node_config, parse_node_id
 from walle.errors import ConfigError
 from walle.limits import (
     ADDRESS_BYTES_MAX,
+    BACKFILL_BYTES_PER_SECOND_DEFAULT,
     DISK_RESERVE_BYTES_DEFAULT,
     DISK_RESERVE_BYTES_MIN,
     MEMBERS_COUNT_MAX,
@@ -49,6 +50,9 @@ def test_good_settings_are_taken() -> None:
     config = parse_node_config(settings, directory=DIRECTORY)
     assert config.disk_reserve_bytes == DISK_RESERVE_BYTES_MIN
     assert config.scrub_bytes_per_second == SCRUB_BYTES_PER_SECOND_DEFAULT
+    assert config.backfill_bytes_per_second == BACKFILL_BYTES_PER_SECOND_DEFAULT
+    config = parse_node_config(changed("backfill_bytes_per_second", 9), directory=DIRECTORY)
+    assert config.backfill_bytes_per_second == 9
     config = parse_node_config(changed("scrub_bytes_per_second", 0), directory=DIRECTORY)
     assert config.scrub_bytes_per_second == 0
     assert config.tls is None
@@ -81,7 +85,7 @@ def test_data_directory_is_relative_to_the_file(data: str, path: Path) -> None:
             "nodes",
             3,
             "nodes",
-            "is no setting; the settings are capacity, data, disk_reserve_bytes",
+            "is no setting; the settings are backfill_bytes_per_second, capacity, data",
         ),
         (7, "x", "7", "is no setting"),
         ("tls", "n1.pem", "tls", "must map authority, certificate, key to files"),
@@ -110,6 +114,7 @@ def test_data_directory_is_relative_to_the_file(data: str, path: Path) -> None:
         ("capacity", 1_000_001, "capacity", "not 1000001"),
         ("capacity", 1.5, "capacity", "not 1.5"),
         ("capacity", True, "capacity", "not True"),
+        ("backfill_bytes_per_second", -1, "backfill_bytes_per_second", "or 0 for no bound, not -1"),
         ("scrub_bytes_per_second", -1, "scrub_bytes_per_second", "must be a number of bytes, or 0"),
         ("scrub_bytes_per_second", "1M", "scrub_bytes_per_second", "for no damage, not '1M'"),
         ("scrub_bytes_per_second", False, "scrub_bytes_per_second", "for no damage, not False"),

@@ -166,7 +166,8 @@ def _describe_backfill(backfill: dict[str, Any] | None) -> str:
         return ""
     start, end = backfill["gap"]
     done = backfill["filled_id"] + 1 - start
-    return f"{100 * done // (end - start)} % ({done})"
+    rate = f"{backfill['bytes_per_second'] / MIB:.1f} MiB/s"
+    return f"{100 * done // (end - start)} % ({done}), {rate}"
 
 
 async def collect_status(client: Client, streams: Sequence[StreamInfo]) -> dict[str, Any]:

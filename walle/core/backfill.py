@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from walle.core import effects
+from walle.core.throttle import Rate
 from walle.ids import IdRange
 from walle.limits import FETCH_BYTES_MAX, NS_PER_MS
 from walle.messages import Fetch, FetchReply
@@ -29,13 +30,18 @@ STUCK_MS_MAX = 60_000
 
 
 class Backfill:
-    """The backfill of one member. One fetch is under way at a time."""
+    """The backfill of one member. One fetch is under way at a time; each stream begins with another
+    source, so that they share the work.
+
+    rate: of what has come lately.
+    """
 
     def __init__(self, context: Context, member: Member) -> None:
         self._context = context
         self._member = member
+        self.rate = Rate()
         self._is_fetching = False
-        self._sources = [*member.others, context.node_id]
+        self._sources = self._order_sources()
         self._turn = 0
         self._without: set[str] = set()
         self._progress_ns = 0
@@ -63,15 +69,18 @@ class Backfill:
 
     def on_topology(self) -> None:
         """The members have changed."""
-        self._sources = [*self._member.others, self._context.node_id]
+        self._sources = self._order_sources()
         self._turn = 0
         self._without.clear()
 
+    def _order_sources(self) -> list[str]:
+        others = self._member.others
+        first = self._member.stream_id % max(1, len(others))
+        return [*others[first:], *others[:first], self._context.node_id]
+
     def start(self) -> None:
         """Goes on with the lowest gap, if there is one and nothing is under way."""
-        history = self._member.history
-        position, gap = history.fill_position(), history.lowest_gap()
-        if self._is_fetching or position is None or gap is None or not self._member.is_named:
+        if self._is_fetching or not self._is_needed:
             return
         if self._context.timers.is_set(("backfill", self._member.stream_id)):
             return  # no source has what is next, or no space: it pauses, whatever else happens
@@ -79,6 +88,19 @@ class Backfill:
             self._pause(FULL_PAUSE_MS)
             return
         self._is_fetching = True
+        self._context.throttle.ask(self._member.stream_id, self._fetch)
+
+    @property
+    def _is_needed(self) -> bool:
+        return self._member.history.lowest_gap() is not None and self._member.is_named
+
+    def _fetch(self) -> None:
+        """It is this stream's turn."""
+        history = self._member.history
+        position, gap = history.fill_position(), history.lowest_gap()
+        if position is None or gap is None or not self._is_needed:  # it was closed meanwhile
+            self._end_turn(0)
+            return
         self._progress_ns = self._progress_ns or self._context.now_ns
         end = gap[1].start
         source = self._sources[self._turn]
@@ -101,7 +123,12 @@ class Backfill:
                 self._add(batch)
             else:
                 self._without.add(source)
+            self._end_turn(batch.payload.size if batch is not None else 0)
             self._go_on(is_useful=useful)
+
+        def on_end() -> None:
+            self._end_turn(0)
+            self._go_on(is_useful=False)
 
         question = Fetch(
             self._member.stream_id, position.entry_id + 1, end, 1, position.chain, FETCH_BYTES_MAX
@@ -111,12 +138,16 @@ class Backfill:
             question,
             on_reply,
             until_ns=self._context.after_ms(FETCH_MS),
-            on_end=lambda: self._go_on(is_useful=False),
+            on_end=on_end,
         )
+
+    def _end_turn(self, size: int) -> None:
+        self._is_fetching = False
+        self.rate.add(self._context.now_ns, size)
+        self._context.throttle.end(self._member.stream_id, size)
 
     def _go_on(self, *, is_useful: bool) -> None:
         """The next fetch: at once, or from the next source, with a pause once all had a turn."""
-        self._is_fetching = False
         if not is_useful:
             self._turn = (self._turn + 1) % len(self._sources)
             if self._turn == 0:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 from walle.core.calls import Calls
 from walle.core.effects import Outbox
 from walle.core.sessions import Sessions
+from walle.core.throttle import Throttle
 from walle.core.timers import Timers
 from walle.limits import NS_PER_MS
 
@@ -33,9 +34,10 @@ class Context:
     has_space: whether the disk has room for entries. Without, what little claims, changes of
         members and `/cluster` need goes on.
     has_reserve: whether it has room for what claims need.
+    throttle: bounds what all members together backfill.
     """
 
-    def __init__(self, node_id: str, random: Random) -> None:
+    def __init__(self, node_id: str, random: Random, *, backfill_bytes_per_second: int = 0) -> None:
         self.node_id = node_id
         self.random = random
         self.now_ns = 0
@@ -46,6 +48,7 @@ class Context:
         self.timers = Timers()
         self.calls = Calls(self)
         self.sessions = Sessions()
+        self.throttle = Throttle(self, backfill_bytes_per_second)
 
     def send(self, to: Address, message: Message, request_id: int = 0) -> None:
         """Sends at once; see `Outbox.send`."""

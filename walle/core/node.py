@@ -489,6 +489,7 @@ class Node:
             else {
                 "gap": [gap[0].entry_id + 1, gap[1].start],
                 "filled_id": fill.last.entry_id if fill is not None else gap[0].entry_id,
+                "bytes_per_second": member.backfill.rate.per_second(self.context.now_ns),
             },
             "writer": {
                 "ts": promise.writer.ts,

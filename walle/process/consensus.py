@@ -65,7 +65,11 @@ class Consensus:
         self._peer_names: dict[int, str] = {}
         self._told_peers: mail.Peers | None = None
         self._arrived: dict[int, ArenaPayload] = {}  # by offset: who has each place last
-        context = Context(config.node, random.Random())
+        context = Context(
+            config.node,
+            random.Random(),
+            backfill_bytes_per_second=config.backfill_bytes_per_second,
+        )
         self._context = context
         self._set_time()
         self.node = Node(

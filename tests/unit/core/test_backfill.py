@@ -14,6 +14,7 @@ from walle.core.history import History
 from walle.core.topology import StreamTopology
 from walle.errors import Code
 from walle.ids import IdRange
+from walle.limits import BACKFILL_TURNS_MAX
 from walle.messages import AskHeld, AskHeldReply, Fetch, FetchReply, Put
 
 if TYPE_CHECKING:
@@ -135,17 +136,17 @@ def test_what_does_not_build_on_the_fill_is_not_taken(batch: Batch | None) -> No
 def test_every_source_has_its_turn_this_member_last_then_comes_a_pause() -> None:
     """Its own aside runs may be the only copies."""
     bench = gapped()
-    assert [refuse(bench) for _ in range(3)] == ["n2", "n3", "n1"]
+    assert [refuse(bench) for _ in range(3)] == ["n3", "n2", "n1"]
     assert bench.asked(Fetch) == {}
     bench.pass_ms(PAUSE_MS)
-    assert refuse(bench) == "n2"
+    assert refuse(bench) == "n3"
 
 
 def test_source_that_does_not_answer_is_left() -> None:
     bench = gapped()
-    first = fetch(bench)
+    assert fetch(bench).to == "n3"
     bench.pass_ms(FETCH_MS)
-    assert set(bench.asked(Fetch)) == {first.to, "n3"}
+    assert set(bench.asked(Fetch)) == {"n3", "n2"}
 
 
 def test_gap_that_was_filled_meanwhile_is_not_filled_again() -> None:
@@ -174,14 +175,41 @@ def test_member_without_others_fills_from_its_own_aside_runs() -> None:
 def test_pause_lasts_whatever_else_happens() -> None:
     """Each commit looks for gaps; none of them may begin a round before its time."""
     bench = gapped()
-    for _ in ("n2", "n3", "n1"):
+    for _ in ("n3", "n2", "n1"):
         refuse(bench)
     bench.member.put(SESSION, 1, Put(STREAM, 1, W1, 1, TRUTH.at(8), 0), None)
     bench.member.advance(TRUTH.at(8))
     bench.member.backfill.start()
     assert bench.asked(Fetch) == {}
     bench.pass_ms(PAUSE_MS)
-    assert set(bench.asked(Fetch)) == {"n2"}
+    assert set(bench.asked(Fetch)) == {"n3"}
+
+
+def test_gap_that_is_closed_before_its_turn_leaves_the_turn_to_others() -> None:
+    bench = MemberBench(TRUTH.held(2))
+    throttle, begun = bench.context.throttle, []
+    for other in range(BACKFILL_TURNS_MAX):
+        throttle.ask(1_000 + other, lambda: None)
+    bench.member.history.jump(TRUTH.batch(6, 8), 0, TRUTH.at(8))
+    bench.member.backfill.start()
+    assert bench.asked(Fetch) == {}, "others have all the turns"
+    throttle.ask(2_000, lambda: begun.append(2_000))
+    bench.member.history.add_fill(TRUTH.batch(3, 5))
+    bench.member.history.close_gap()
+    throttle.end(1_000, 0)
+    assert begun == [2_000]
+    assert bench.asked(Fetch) == {}
+
+
+def test_streams_begin_with_different_sources() -> None:
+    first = []
+    for stream_id in (8, 9, 10):
+        bench = MemberBench(TRUTH.with_gap(2, 6, 8), is_started=False)
+        bench.member.stream_id = stream_id
+        bench.member.backfill.on_topology()
+        bench.member.start()
+        first.append(fetch(bench).to)
+    assert first == ["n2", "n3", "n2"]
 
 
 def test_damage_becomes_a_gap_that_is_filled() -> None:

@@ -291,6 +291,14 @@ def test_chains_are_kept_for_as_far_as_the_durable_commit_point_may_lag() -> Non
     assert CHAINS_KEPT >= COMMITTED_LAG_ENTRIES_MAX
 
 
+def test_chains_of_what_was_committed_long_ago_are_forgotten_in_large_steps() -> None:
+    with patch.object(history_module, "CHAINS_KEPT", CHAINS_KEPT_HERE):
+        assert committed_to(2 * CHAINS_KEPT_HERE, 9).base == ORIGIN
+        history = committed_to(2 * CHAINS_KEPT_HERE + 1, 9)
+    assert history.base == Position(4, 40)
+    assert list(history.chains) == [50, 60, 70, 80, 90]
+
+
 def test_batch_of_unknown_descent_matches_nothing() -> None:
     history = committed_to(2, 4)
     assert history.matching(chained(Position(1, 7), [8, 9])) == 0

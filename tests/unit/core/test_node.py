@@ -207,9 +207,12 @@ def test_status_tells_how_far_a_gap_is_filled() -> None:
         return dict(found)
 
     assert stream()["gaps"] == [[3, 7]]
-    assert stream()["backfill"] == {"gap": [3, 7], "filled_id": 2}
+    assert stream()["backfill"] == {"gap": [3, 7], "filled_id": 2, "bytes_per_second": 0}
     member.history.add_fill(truth.batch(3, 4))
-    assert stream()["backfill"] == {"gap": [3, 7], "filled_id": 4}
+    member.backfill.rate.add(member.context.now_ns, 4_000_000)
+    now = stream()["backfill"]
+    assert (now["gap"], now["filled_id"]) == ([3, 7], 4)
+    assert now["bytes_per_second"] > 0
 
 
 # --- a cluster that is not formed, or cannot decide -----------------------------------------------

@@ -325,7 +325,7 @@ def backfilling(filled_id: int) -> MemberBench:
     """The gap [4, 12) is filled up to an entry, and more is asked for."""
     bench = MemberBench(TRUTH.with_gap(3, 12, 14))
     if filled_id > 3:
-        asked = bench.asked(Fetch)["n2"]
+        asked = bench.asked(Fetch)["n3"]
         bench.reply(asked, FetchReply(STREAM, 4), TRUTH.batch(4, filled_id))
     return bench
 
@@ -334,7 +334,7 @@ def backfilling(filled_id: int) -> MemberBench:
 @pytest.mark.parametrize("origin_id", [2, 3])
 def test_backfill_goes_on_where_the_trim_ends_below_it(filled_id: int, origin_id: int) -> None:
     bench = backfilling(filled_id)
-    asked = bench.asked(Fetch)["n2"]
+    asked = bench.asked(Fetch)["n3"]
     trim(bench, TRUTH.at(origin_id))
     bench.reply(asked, FetchReply(STREAM, filled_id + 1), TRUTH.batch(filled_id + 1, 11))
     assert bench.member.history.gaps() == []
@@ -343,7 +343,7 @@ def test_backfill_goes_on_where_the_trim_ends_below_it(filled_id: int, origin_id
 @pytest.mark.parametrize("origin_id", [4, 5, 6, 9])
 def test_backfill_begins_at_the_origin_or_goes_on_above_it(origin_id: int) -> None:
     bench = backfilling(6)
-    late = bench.asked(Fetch)["n2"]
+    late = bench.asked(Fetch)["n3"]
     trim(bench, TRUTH.at(origin_id))
     bench.reply(late, FetchReply(STREAM, 7), TRUTH.batch(7, 8))
     bench.pass_ms(500)
@@ -357,7 +357,7 @@ def test_backfill_begins_at_the_origin_or_goes_on_above_it(origin_id: int) -> No
 @pytest.mark.parametrize("origin_id", [11, 12, 13])
 def test_backfill_of_what_is_trimmed_ends(origin_id: int) -> None:
     bench = backfilling(6)
-    late = bench.asked(Fetch)["n2"]
+    late = bench.asked(Fetch)["n3"]
     bench.actions(Fill)
     trim(bench, TRUTH.at(origin_id))
     bench.reply(late, FetchReply(STREAM, 7), TRUTH.batch(7, 11))
