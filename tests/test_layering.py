@@ -28,7 +28,7 @@ ROWS = (
     ("storage", "ring"),
     ("process",),
     ("data_directory", "supervisor", "client", "node_log", "embedding", "sync"),
-    ("segments",),
+    ("segments", "bench"),
     ("dev", "cli", "testing", "__main__", ""),
 )
 """Lowest first. "" is the package's own `__init__`."""
@@ -38,7 +38,8 @@ OUT_OF_REACH = {
     "client": {"storage", "ring", "process", "supervisor"},
     "embedding": {"storage", "ring", "process", "supervisor"},
     "sync": {"storage", "ring", "process", "supervisor"},
-    "segments": {"ring", "process", "supervisor", "client", "sync"},
+    "segments": {"ring", "process", "supervisor", "client", "sync", "bench"},
+    "bench": {"core", "storage", "ring", "process", "supervisor", "embedding", "segments"},
     "storage": {"ring"},
     "ring": {"storage"},
 }

@@ -5,10 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import select
 import shlex
 import signal
+import socket
+import subprocess
 import sys
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -17,7 +21,7 @@ import yaml
 
 from walle.client.client import connect
 from walle.config import parse_node_config
-from walle.errors import ConfigError, WalleError
+from walle.errors import ConfigError, Unavailable, WalleError
 from walle.ids import CLUSTER_STREAM_NAME
 from walle.native import set_parent_death_signal
 from walle.node_log import NodeLog
@@ -25,11 +29,14 @@ from walle.process.child import EX_SOFTWARE
 from walle.supervisor import configure_logging, describe_status, listen, run_node
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from walle.config import NodeConfig
 
 LOOK_S = 0.05
+READY_S = 30.0
+PORT_FREE_MIN = 17_411
 
 
 class DevCluster:
@@ -173,3 +180,50 @@ def _check_port(address: str) -> None:
         raise ConfigError(
             "--port", f"{error.rule}; stop what listens there, or choose another --port"
         ) from error
+
+
+@contextmanager
+def dev_cluster(directory: Path, nodes: int = 3) -> Iterator[list[str]]:
+    """Runs `walle dev` as a process of its own, on free ports; yields the nodes' addresses.
+
+    It ends with the block, or with this process.
+
+    Raises:
+        Unavailable: it is not ready in time.
+    """
+    port = _free_ports(nodes)
+    process = subprocess.Popen(  # noqa: S603 - this program
+        [
+            *(sys.executable, "-m", "walle", "dev", "--nodes", str(nodes)),
+            *("--data", str(directory), "--port", str(port)),
+        ],
+        stdout=subprocess.PIPE,
+        process_group=0,  # an interrupt from the terminal is for this process alone
+        preexec_fn=partial(set_parent_death_signal, signal.SIGTERM),  # noqa: PLW1509 - no threads
+    )
+    try:
+        poll = select.poll()
+        if process.stdout is not None:
+            poll.register(process.stdout, select.POLLIN)
+        line = process.stdout.readline() if process.stdout and poll.poll(READY_S * 1_000) else b""
+        if not line.startswith(b"ready"):
+            raise Unavailable(f"the nodes are not ready; their logs are in {directory}")
+        yield [f"127.0.0.1:{port + index}" for index in range(nodes)]
+    finally:
+        process.terminate()
+        process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
+
+
+def _free_ports(count: int) -> int:
+    """The first of `count` consecutive ports that nobody listens on."""
+    for first in range(PORT_FREE_MIN, 60_000, count):
+        try:
+            for index in range(count):
+                with socket.socket() as each:
+                    each.bind(("127.0.0.1", first + index))
+        except OSError:
+            continue
+        return first
+    raise ConfigError("port", "no ports are free")

@@ -13,6 +13,7 @@ import sys
 import click
 
 from walle.cli.backup import backup, restore
+from walle.cli.bench import bench
 from walle.cli.entries import put, read
 from walle.cli.nodes import dev, node
 from walle.cli.segments import segments
@@ -58,7 +59,7 @@ def walle() -> None:
     """
 
 
-for command in (dev, node, stream, put, read, backup, restore, status, segments):
+for command in (dev, node, stream, put, read, backup, restore, status, bench, segments):
     walle.add_command(command)
 
 
