@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import subprocess
@@ -154,6 +155,31 @@ def test_only_those_with_a_certificate_come_in(
     done = read("--tls", str(mine_path))
     assert done.returncode == 78
     assert b"must map authority, certificate, key to files" in done.stderr
+
+
+def test_a_load_shows_its_certificate(nodes: Nodes, authority: Authority, tmp_path: Path) -> None:
+    for name in NAMES:
+        nodes.start(name)
+    files = authority.files("client", "app")
+
+    async def wait() -> None:
+        async with walle.connect(list(nodes.addresses.values()), tls=walle.Tls(**files)):
+            pass
+
+    asyncio.run(wait())
+    settings = tmp_path / "client.yaml"
+    settings.write_text(yaml.safe_dump(files))
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "walle", "bench", "--seconds", "0.3", "--readers", "1"),
+            *("--json", "--connect", ",".join(nodes.addresses.values()), "--tls", str(settings)),
+        ],
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    found = json.loads(done.stdout)
+    assert found["puts"]["durable"] > 0
+    assert found["delivered_per_s"] > 0
 
 
 def test_certificate_of_another_node_is_not_enough(nodes: Nodes, authority: Authority) -> None:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from walle.bench.workload import Workload
     from walle.client.client import Client
+    from walle.tls import Tls
 
 START_S = 0.2
 """From the order to start to the start itself: all processes hear of it before."""
@@ -164,14 +165,14 @@ class Process:
 
 @asynccontextmanager
 async def _processes(
-    module: str, name: str, workload: Workload, addresses: str, count: int
+    module: str, name: str, part: Part, count: int
 ) -> AsyncIterator[list[Process]]:
     """Processes that are ready, for the length of the block."""
     launched = []
     try:
         for client in range(count):
-            part = Part(addresses, workload, client)
-            launched.append(await Process.launch(module, f"{name} {client + 1}", part))
+            own = part._replace(client=client)
+            launched.append(await Process.launch(module, f"{name} {client + 1}", own))
         for process in launched:
             await process.wait_ready()
         yield launched
@@ -185,6 +186,7 @@ async def measure(
     workload: Workload,
     addresses: str,
     *,
+    tls: Tls | None = None,
     replicas: int = 0,
     members: Sequence[str] = (),
     directory: Path | None = None,
@@ -196,7 +198,7 @@ async def measure(
     The streams are made, unless they are there, and trimmed afterwards.
 
     Args:
-        addresses: where the processes of the load connect.
+        addresses, tls: where and how the processes of the load connect.
         directory: where to look at the disk before and after.
         on_interval: told of each interval as it ends.
 
@@ -208,7 +210,7 @@ async def measure(
         await client.create_stream(name, replicas=replicas, members=members)
     before = None if directory is None else await asyncio.to_thread(probe, directory)
     puts, deliveries = Counted(workload), Counted(workload)
-    cost = await _run(client, workload, addresses, puts, deliveries, on_interval)
+    cost = await _run(client, Part(addresses, tls, workload, 0), puts, deliveries, on_interval)
     after = None if directory is None else await asyncio.to_thread(probe, directory)
     await _trim(client, workload)
     seconds = workload.seconds
@@ -233,16 +235,16 @@ async def measure(
 
 async def _run(
     client: Client,
-    workload: Workload,
-    addresses: str,
+    part: Part,
     puts: Counted,
     deliveries: Counted,
     on_interval: Callable[[dict[str, float]], None],
 ) -> dict[str, Any]:
     """The load itself; returns what it cost."""
-    writing = _processes("walle.bench.load", "client", workload, addresses, workload.clients)
+    workload = part.workload
+    writing = _processes("walle.bench.load", "client", part, workload.clients)
     count = min(workload.clients, workload.readers)
-    reading = _processes("walle.bench.follow", "reader", workload, addresses, count)
+    reading = _processes("walle.bench.follow", "reader", part, count)
     async with reading as readers, writing as writers:
         pids = {each.name: each.pid for each in (*writers, *readers)}
         pids.update(await usage.find_nodes(client))

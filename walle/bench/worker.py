@@ -1,6 +1,6 @@
 """A process of a measurement. It is told its part, and tells what it counts, by lines of JSON:
 
-    to it      {"addresses": ..., "workload": ..., "client": N}     its part
+    to it      {"addresses": ..., "workload": ..., ...}             its part
     from it    {"ready": true}                                      it could begin
     to it      {"start_ns": N}                                      when it begins
     from it    {"interval": N, ...}                                 `Tally.take`, again and again
@@ -14,10 +14,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import select
 import selectors
 import sys
 import time
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from walle.bench.latency import Tally
@@ -25,6 +27,7 @@ from walle.bench.workload import Workload
 from walle.client.client import connect
 from walle.errors import WalleError
 from walle.limits import NS_PER_S
+from walle.tls import Tls
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -38,16 +41,22 @@ class Part(NamedTuple):
     """What one process does of a measurement."""
 
     addresses: str
+    tls: Tls | None
     workload: Workload
     client: int
 
     def to_json(self) -> str:
-        return json.dumps({**self._asdict(), "workload": self.workload._asdict()})
+        files = None
+        if self.tls is not None:
+            files = {key: os.fspath(path) for key, path in asdict(self.tls).items()}
+        workload = self.workload._asdict()
+        return json.dumps({**self._asdict(), "tls": files, "workload": workload})
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Part:
         fields = json.loads(text)
-        return cls(fields["addresses"], Workload(**fields["workload"]), fields["client"])
+        tls = Tls(**fields["tls"]) if fields["tls"] else None
+        return cls(fields["addresses"], tls, Workload(**fields["workload"]), fields["client"])
 
 
 class Course:
@@ -119,7 +128,7 @@ async def _serve(work: Callable[[Client, Part, Course], Awaitable[None]]) -> Non
     part = Part.from_json(line)
     course = Course(part.workload, orders)
     try:
-        async with connect(part.addresses) as client:
+        async with connect(part.addresses, tls=part.tls) as client:
             await work(client, part, course)
     except WalleError as error:
         _tell({"error": f"{type(error).__name__}: {error}"})

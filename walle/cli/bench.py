@@ -21,7 +21,15 @@ from walle.bench.report import (
     render,
 )
 from walle.bench.workload import DISTRIBUTIONS, Workload
-from walle.cli.common import connect_option, console, json_option, new_table, print_json, run_client
+from walle.cli.common import (
+    TLS,
+    connect_option,
+    console,
+    json_option,
+    new_table,
+    print_json,
+    run_client,
+)
 from walle.cli.quantities import size as parse_size
 from walle.dev import dev_cluster
 from walle.limits import ENTRY_DATA_BYTES_MAX, PIPELINE_ENTRIES_MAX
@@ -207,6 +215,9 @@ def _measure(
 ) -> dict[str, Any]:
     # Whoever is asked to end removes what was made, as when interrupted.
     signal.signal(signal.SIGTERM, lambda _number, _frame: signal.raise_signal(signal.SIGINT))
+    meta = click.get_current_context().meta
+    if is_dev:
+        meta.pop(TLS, None)  # those nodes are reached without
     with _cluster(connect, directory, is_dev=is_dev) as (addresses, probed), _live() as show:
 
         async def work(client: Client) -> dict[str, Any]:
@@ -214,6 +225,7 @@ def _measure(
                 client,
                 workload,
                 addresses,
+                tls=meta.get(TLS),
                 replicas=replicas,
                 members=[node.strip() for node in members.split(",")] if members else [],
                 directory=probed,
