@@ -154,14 +154,18 @@ def table_of(found: Mapping[str, list[Round]], load: str) -> Table:
     def cell(name: str, text: str, *keys: str, is_more_better: bool = False) -> str:
         own, other = median(found[WALLE], load, *keys), median(found[name], load, *keys)
         better, worse = (own, other) if is_more_better else (other, own)
-        return text if name == WALLE or not worse else f"{text} ({better / worse:.2g}x)"
+        if name == WALLE or not better or not worse:
+            return text
+        times = better / worse
+        return f"{text} ({times:,.0f}x)" if times >= 10 else f"{text} ({times:.2g}x)"
 
     for name, rounds in found.items():
         rate = median(rounds, load, "entries_per_s")
         cells = [cell(name, f"{rate:,.0f}", "entries_per_s", is_more_better=True)]
         for key in ("p50", "p99", "p99.9"):
             latency_ms = median(rounds, load, "latency_ms", key)
-            cells.append(cell(name, format_ms(latency_ms), "latency_ms", key))
+            text = format_ms(latency_ms) if latency_ms else "no answer"
+            cells.append(cell(name, text, "latency_ms", key))
         cells.append(cell(name, f"{median(rounds, load, 'cpu_s_per_1000'):.3f}", "cpu_s_per_1000"))
         client = median(rounds, load, "client_cpu_s_per_1000")
         bad = sum(each[load]["bad_count"] for each in rounds)
