@@ -12,12 +12,10 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
-from tests.clusters import wait_until
+from tests.clusters import DevNodes, wait_until
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from tests.clusters import DevNodes
 
 pytestmark = pytest.mark.slow
 
@@ -97,6 +95,27 @@ def test_tables_for_people(nodes: DevNodes) -> None:
     text = nodes.cli(*SHORT[:-1], "--in-flight", "4").decode()
     for words in ("ENTRIES/S", "P99.9", "n2 consensus", "limited by", "4 in flight", "█"):
         assert words in text
+
+
+def test_what_has_no_answer_is_told(tmp_path: Path) -> None:
+    with DevNodes(tmp_path) as nodes:
+        arguments = ("bench", "--rate", "100", "--seconds", "8", "--warm-up-seconds", "0")
+        measuring = nodes.popen(*arguments, "--json", stdout=subprocess.PIPE)
+
+        def are_put() -> bool:
+            streams = nodes.status()["streams"]
+            return any(each["name"] == "/bench/1" and each["committed_id"] for each in streams)
+
+        wait_until(are_put, "the load runs")
+        nodes.kill("n2", "n3")
+        assert measuring.stdout is not None
+        found = json.loads(measuring.stdout.read())
+        status, errors = nodes.end_of(measuring)
+    assert (status, errors) == (1, "")
+    puts = found["puts"]
+    assert puts["due"] == 800
+    assert 0 < puts["unanswered"] == puts["due"] - puts["durable"]
+    assert "the streams were not trimmed" in found["errors"][0]
 
 
 def test_members_that_differ_are_refused(nodes: DevNodes) -> None:

@@ -18,7 +18,7 @@ from walle.bench import usage
 from walle.bench.disk import probe
 from walle.bench.latency import Latencies, merged
 from walle.bench.worker import Part, now_ns, sleep_until
-from walle.errors import Unavailable
+from walle.errors import Unavailable, WalleError
 from walle.limits import MIB, NS_PER_S
 
 if TYPE_CHECKING:
@@ -212,13 +212,13 @@ async def measure(
     puts, deliveries = Counted(workload), Counted(workload)
     cost = await _run(client, Part(addresses, tls, workload, 0), puts, deliveries, on_interval)
     after = None if directory is None else await asyncio.to_thread(probe, directory)
-    await _trim(client, workload)
+    errors = [*puts.errors, *deliveries.errors, *await _trim(client, workload)]
     seconds = workload.seconds
     return {
         "workload": workload._asdict(),
         "machine": describe_machine(),
         "puts": puts.fates(),
-        "errors": puts.errors + deliveries.errors,
+        "errors": errors,
         "entries_per_s": round(puts.count / seconds, 1),
         "bytes_per_s": round(puts.size_bytes / seconds),
         "latency_ms": puts.total().summary(),
@@ -281,12 +281,16 @@ async def _collect(
     counted.errors.append(f"{process.name} ended before its work was done")
 
 
-async def _trim(client: Client, workload: Workload) -> None:
-    """Leaves the last entry of each stream: that much always remains."""
-    for name in workload.names:
-        committed = await client.committed(name)
-        if committed.entry_id:
-            await client.trim_stream(name, to=committed.entry_id)
+async def _trim(client: Client, workload: Workload) -> list[str]:
+    """Leaves the last entry of each stream: that much always remains. Returns what went wrong."""
+    try:
+        for name in workload.names:
+            committed = await client.committed(name)
+            if committed.entry_id:
+                await client.trim_stream(name, to=committed.entry_id)
+    except WalleError as error:
+        return [f"the streams were not trimmed: {error}"]
+    return []
 
 
 def describe_machine() -> dict[str, Any]:
