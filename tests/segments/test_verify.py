@@ -20,6 +20,7 @@ from tests.segments.replicas import (
 )
 from tests.storage.checks import DIRECTORY
 from walle.errors import CorruptionError
+from walle.segments import verify
 from walle.segments.verify import Damage, size_of, verify_replica
 from walle.storage.journal import BLOCK_BYTES, frames_in
 from walle.storage.notes import RECORDS_START
@@ -61,6 +62,16 @@ def test_whole_replica_is_good(work: Callable[[Driver], None]) -> None:
     held = len(stream.runs) + sum(map(len, stream.aside)) + len(stream.fill)
     assert sum(each.entries_count for each in checked) == held
     assert sum(each.size for each in checked) == size_of(opened(files))
+
+
+def test_good_records_are_read_in_steps_and_need_no_closer_look(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each step but the last of a file ends within a record."""
+    files, _ = make(long_run)
+    monkeypatch.setattr(verify, "STEP_BYTES", 1_000)
+    monkeypatch.setattr(verify._SegmentCheck, "_check_extent", None)
+    assert sum(each.entries_count for each in verify_replica(opened(files))) == 361
 
 
 # --- every byte -----------------------------------------------------------------------------------

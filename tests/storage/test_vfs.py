@@ -105,13 +105,24 @@ def test_read_gives_what_the_file_has_of_it(place: tuple[Files, Path]) -> None:
         assert bytes(files.read(base / "a", 4_998, 5_004)) == b"\0\0data"
         assert bytes(files.read(base / "a", 9_998, 20_000)) == b"\0\0"
         assert bytes(files.read(base / "a", 20_000, 30_000)) == b""
+        buffer = memoryview(bytearray(b"-" * 6))
+        assert files.read_into(base / "a", 4_998, buffer) == 6
+        assert bytes(buffer) == b"\0\0data"
+        assert files.read_into(base / "a", 9_998, buffer) == 2
+        assert bytes(buffer) == b"\0\0data"
+        assert files.read_into(base / "a", 20_000, buffer) == 0
         files.refresh(base / "a", 0, 20_000)
     file.write([b"more"], 5_000)
     files.refresh(base / "a", 0, 10_000)
     assert bytes(files.read(base / "a", 5_000, 5_004)) == b"more", "what is not synced is kept"
     file.close()
     files.remove(base / "a")
-    for look in (files.size_of, lambda path: files.read(path, 0, 1), files.map):
+    for look in (
+        files.size_of,
+        lambda path: files.read(path, 0, 1),
+        lambda path: files.read_into(path, 0, buffer),
+        files.map,
+    ):
         with pytest.raises(FileNotFoundError):
             look(base / "a")
     files.remove(base / "a")
@@ -240,6 +251,9 @@ def test_what_the_device_cannot_read_is_zeros(
     data = bytes(RealFiles().read(tmp_path / "a", 100, 20_000))
     assert data == b"x" * 8_092 + bytes(4_096) + b"x" * 7_712
     assert bytes(RealFiles().read(tmp_path / "a", 9_000, 11_000)) == bytes(2_000)
+    buffer = memoryview(bytearray(b"-" * 2_000))
+    assert RealFiles().read_into(tmp_path / "a", 9_000, buffer) == 2_000
+    assert bytes(buffer) == bytes(2_000)
 
 
 def test_failed_sync_names_the_file(tmp_path: Path) -> None:

@@ -15,28 +15,38 @@ static int is_zero(const uint8_t *data, size_t size)
     return !seen;
 }
 
-static size_t data_size(const uint8_t *record)
+static size_t data_end(const uint8_t *record)
 {
-    return walle_load_u32(record + WALLE_RECORD_LENGTH) & WALLE_RECORD_LENGTH_MASK;
+    return WALLE_RECORD_HEADER_SIZE
+        + (walle_load_u32(record + WALLE_RECORD_LENGTH) & WALLE_RECORD_LENGTH_MASK);
 }
 
-static size_t record_size(const uint8_t *record)
+static size_t aligned(size_t size)
 {
-    size_t size = WALLE_RECORD_HEADER_SIZE + data_size(record);
     return (size + WALLE_RECORD_ALIGNMENT - 1) & ~(size_t)(WALLE_RECORD_ALIGNMENT - 1);
 }
 
-static int has_good_crc(const uint8_t *record)
+/* In what follows, `end` is where the data ends, counted from the record's begin. */
+
+static int has_good_crc(const uint8_t *record, size_t end)
 {
-    size_t covered = WALLE_RECORD_HEADER_SIZE + data_size(record) - WALLE_RECORD_CRC_START;
-    return walle_crc32c_extend(0, record + WALLE_RECORD_CRC_START, covered)
+    const uint8_t *covered = record + WALLE_RECORD_CRC_START;
+    return walle_crc32c_extend(0, covered, end - WALLE_RECORD_CRC_START)
         == walle_load_u32(record + WALLE_RECORD_CRC);
 }
 
-static int has_good_padding(const uint8_t *record)
+/* The padding ends the record's last word. */
+static int has_good_padding(const uint8_t *record, size_t end)
 {
-    size_t end = WALLE_RECORD_HEADER_SIZE + data_size(record);
-    return is_zero(record + end, record_size(record) - end);
+    size_t size = aligned(end), padding = size - end;
+    uint64_t last = walle_load_u64(record + size - WALLE_RECORD_ALIGNMENT);
+    return !padding || !(last >> 8 * (WALLE_RECORD_ALIGNMENT - padding));
+}
+
+static uint64_t chain_of(const uint8_t *record, size_t end, uint64_t prev_chain)
+{
+    const uint8_t *covered = record + WALLE_RECORD_CHAIN_START;
+    return walle_xxh64_hash(covered, end - WALLE_RECORD_CHAIN_START, prev_chain);
 }
 
 /* Whether the record that begins at `record`, of which `rest` bytes are there, is whole.
@@ -45,11 +55,13 @@ static enum walle_records_stop check_size(const uint8_t *record, size_t rest)
 {
     if (rest < WALLE_RECORD_HEADER_SIZE)
         return is_zero(record, rest) ? WALLE_RECORDS_BLANK : WALLE_RECORDS_SHORT;
-    if (is_zero(record, WALLE_RECORD_HEADER_SIZE))
+    if (!walle_load_u64(record + WALLE_RECORD_ENTRY_ID)
+        && is_zero(record, WALLE_RECORD_HEADER_SIZE))
         return WALLE_RECORDS_BLANK;
-    if (data_size(record) > WALLE_RECORD_DATA_SIZE_MAX)
+    size_t end = data_end(record);
+    if (end > WALLE_RECORD_HEADER_SIZE + WALLE_RECORD_DATA_SIZE_MAX)
         return WALLE_RECORDS_BAD_LENGTH;
-    return record_size(record) > rest ? WALLE_RECORDS_SHORT : WALLE_RECORDS_END;
+    return aligned(end) > rest ? WALLE_RECORDS_SHORT : WALLE_RECORDS_END;
 }
 
 /* The same for all of a record but its place in the history. */
@@ -58,15 +70,10 @@ static enum walle_records_stop check_bytes(const uint8_t *record, size_t rest)
     enum walle_records_stop stop = check_size(record, rest);
     if (stop != WALLE_RECORDS_END)
         return stop;
-    if (!has_good_crc(record))
+    size_t end = data_end(record);
+    if (!has_good_crc(record, end))
         return WALLE_RECORDS_BAD_CRC;
-    return has_good_padding(record) ? WALLE_RECORDS_END : WALLE_RECORDS_BAD_PADDING;
-}
-
-static uint64_t chain_of(const uint8_t *record, uint64_t prev_chain)
-{
-    size_t covered = WALLE_RECORD_HEADER_SIZE + data_size(record) - WALLE_RECORD_CHAIN_START;
-    return walle_xxh64_hash(record + WALLE_RECORD_CHAIN_START, covered, prev_chain);
+    return has_good_padding(record, end) ? WALLE_RECORDS_END : WALLE_RECORDS_BAD_PADDING;
 }
 
 /* Checks records one by one until one fails, the bytes end or a bound is reached.
@@ -113,9 +120,10 @@ void walle_records_scan(const uint8_t *data, size_t size, int has_after, uint64_
         }
         if (ts != found[WALLE_RECORDS_WRITER_TS] || nonce != found[WALLE_RECORDS_WRITER_NONCE])
             found[WALLE_RECORDS_MIXED] = 1;
+        size_t end = data_end(record);
         id = record_id;
-        chain = chains[count++] = chain_of(record, prev_chain);
-        offset += record_size(record);
+        chain = chains[count++] = chain_of(record, end, prev_chain);
+        offset += aligned(end);
     }
     found[WALLE_RECORDS_COUNT] = count;
     found[WALLE_RECORDS_SIZE] = offset;
@@ -126,7 +134,7 @@ void walle_records_scan(const uint8_t *data, size_t size, int has_after, uint64_
  * are read; -1 if it is not there. */
 int64_t walle_records_seek(const uint8_t *data, size_t size, uint64_t entry_id)
 {
-    for (size_t offset = 0; offset < size; offset += record_size(data + offset)) {
+    for (size_t offset = 0; offset < size; offset += aligned(data_end(data + offset))) {
         const uint8_t *record = data + offset;
         if (check_size(record, size - offset) != WALLE_RECORDS_END)
             return -1;
@@ -150,8 +158,8 @@ int64_t walle_records_search(const uint8_t *data, size_t size, uint64_t first_id
         const uint8_t *record = data + offset;
         if (walle_load_u64(record + WALLE_RECORD_ENTRY_ID) < id_min)
             continue;
-        if (check_size(record, size - offset) == WALLE_RECORDS_END && has_good_padding(record)
-            && has_good_crc(record))
+        if (check_size(record, size - offset) == WALLE_RECORDS_END 
+            && has_good_padding(record, data_end(record)) && has_good_crc(record, data_end(record)))
             return (int64_t)offset;
     }
     return -1;

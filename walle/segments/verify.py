@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from walle.data_directory import OWNER
 from walle.errors import ConfigError, CorruptionError
 from walle.ids import IdRange, Position
-from walle.limits import MIB
-from walle.record import Scan, Stop, decode, scan
+from walle.record import RECORD_BYTES_MAX, Scan, Stop, decode, scan
 from walle.storage import journal, notes
 from walle.storage.manifest import Kind
 from walle.storage.recovery import Side, side_of
@@ -30,8 +29,9 @@ if TYPE_CHECKING:
     from walle.storage.examine import Examined
     from walle.storage.manifest import ExtentRecord, StreamRecord
 
-STEP_BYTES = 2 * MIB
-"""What is read at a time: any record fits."""
+STEP_BYTES = RECORD_BYTES_MAX
+"""What is read at a time: any record fits, and a processor's cache keeps much of it until it is
+checked."""
 
 _STOPS = {
     Stop.BAD_PADDING: "padding that is not zero",
@@ -233,15 +233,16 @@ class _SegmentCheck:
 
     def _count_good(self, extent: ExtentRecord) -> int:
         """How many records the extent has; 0: it takes a closer look, not all is well. They are
-        read in large steps, and as copies, which are faster than maps."""
+        read in steps, and as copies, which are faster than maps."""
         end, wanted = extent.end, extent.last
         if not extent.is_sealed:
             _, _, end, wanted = self._newest
         at, last = extent.offset, Position(extent.first_id - 1, extent.prev_chain)
+        buffer = memoryview(bytearray(max(0, min(STEP_BYTES, end - at))))
         while at < end:
-            found = scan(
-                self._files.read(self._segment.path, at, min(at + STEP_BYTES, end)), after=last
-            )
+            buffer = buffer[: end - at]
+            size = self._files.read_into(self._segment.path, at, buffer)
+            found = scan(buffer[:size], after=last)
             if not found.count or self._denies_committed(extent, found):
                 return 0
             at += found.size

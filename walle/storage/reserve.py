@@ -47,6 +47,7 @@ class Reserve:
         self.map = files.map
         self.can_see = files.can_see
         self.read = files.read
+        self.read_into = files.read_into
         self.refresh = files.refresh
         self.size_of = files.size_of
         self.rename = files.rename

@@ -80,6 +80,10 @@ class Files(Protocol):
         """A copy of these bytes of a file, or of those that it has. What the device cannot read is
         zeros, which pass no check."""
 
+    def read_into(self, path: Path, start: int, buffer: memoryview) -> int:
+        """The same into a buffer, as far as it reaches; returns how many bytes the file has there.
+        For whoever reads much: fresh memory costs more than what is put into it."""
+
     def refresh(self, path: Path, start: int, end: int) -> None:
         """Lets the next `read` of these bytes show what is on the device, not what is in memory, if
         that can be. They are being read in the background."""
@@ -147,10 +151,7 @@ def _size(file: RealFile) -> int:
 
 
 def _read_into(file: RealFile, data: memoryview, start: int) -> int:
-    """Reads what is at byte `start` of the file; returns how much of `data` it has filled.
-
-    data: zeros.
-    """
+    """Reads what is at byte `start` of the file; returns how much of `data` it has filled."""
     done = 0
     while done < len(data):
         try:
@@ -159,10 +160,12 @@ def _read_into(file: RealFile, data: memoryview, start: int) -> int:
             if error.errno != errno.EIO:
                 raise
             count = READ_BYTES_MIN - (start + done) % READ_BYTES_MIN
+            count = min(count, len(data) - done)
+            data[done : done + count] = bytes(count)
         if not count:  # it has become shorter meanwhile
             break
         done += count
-    return min(done, len(data))
+    return done
 
 
 class _Map(mmap.mmap):
@@ -230,6 +233,13 @@ class RealFiles:
         try:
             data = memoryview(bytearray(max(0, min(end, _size(file)) - start)))
             return data[: _read_into(file, data, start)]
+        finally:
+            file.close()
+
+    def read_into(self, path: Path, start: int, buffer: memoryview) -> int:
+        file = RealFile(path, os.O_RDONLY)
+        try:
+            return _read_into(file, buffer, start)
         finally:
             file.close()
 

@@ -192,6 +192,11 @@ class SimulatedFiles:
     def read(self, path: Path, start: int, end: int) -> memoryview:
         return memoryview(bytes(self._inode(path).data[start:end]))
 
+    def read_into(self, path: Path, start: int, buffer: memoryview) -> int:
+        data = self.read(path, start, start + len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
     def refresh(self, path: Path, start: int, end: int) -> None:  # noqa: ARG002
         self._inode(path).drop_clean_pages()
 
