@@ -47,6 +47,7 @@ TESTS: list[tuple[str, Callable[[], None]]] = [
     ("exclusive-from-ack", leases.test_sendtime),
     ("lease-not-renewed-at-boot", leases.test_bootlease),
     ("lease-not-renewed-at-boot", leases.test_bootold),
+    ("tail-of-damaged-member", schedules.test_doubt),
     (
         "commit-without-chain-check",
         jumps.test_conflicting_suffix_is_dropped_where_no_gap_is_left,

@@ -16,6 +16,8 @@ every step; so what a test asserts besides is the refusal. Then comes the quiet 
     stampprefix             a Stamp is obeyed though the tail is longer
     partial, accfirst       of one put `accepted` is durable after the entry, before the truncation
     chainw                  the chain leaves out the writer's id
+    doubt                   a member that has lost what it acknowledged tells its tail, because it
+                            holds all up to a newer commit point of the same writer
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from tests.core.by_hand import STREAM, VERSION, NoAnswer, Stage, writer_id
 from walle.core import reading
 from walle.core.calls import REPEAT_MS_MIN
 from walle.errors import Code
-from walle.ids import ORIGIN
+from walle.ids import ORIGIN, IdRange
 from walle.messages import (
     AskWriterReply,
     Fetch,
@@ -58,6 +60,10 @@ def claimed(stage: Stage, number: int, *names: str) -> Writer:
         assert claim.promise(name) == Code.OK
     claim.bring_in(*names)
     return claim.returns()
+
+
+def doubts(stage: Stage, name: str) -> bool:
+    return stage[name].is_damaged
 
 
 def delayed_sync(stage: Stage, number: int, to: str) -> int:
@@ -441,4 +447,53 @@ def test_synclower() -> None:
     assert stage["n1"].accepted == writer_id(1)
     c3.bring_in("n1", "n2")
     assert c3.returns().tail == w1.position(1)
+    stage.end_whole()
+
+
+def test_doubt() -> None:
+    """What a member acknowledged and lost may be committed later, behind the commit points told
+    meanwhile: the writer counts the acknowledgement when another member's comes."""
+    stage = Stage()
+    w1 = stage.writer(1)
+    w1.put(1, to="n1")
+    w1.put(1, to="n2")
+    w1.put(2, to="n1")
+    stage.damage("n1", 2)
+    w1.heartbeat(1, to="n1")
+    assert stage["n1"].history.tail == stage["n1"].history.committed == w1.position(1)
+    assert doubts(stage, "n1")
+    w1.put(2, to="n2")
+    assert stage.truth.tip == w1.position(2)
+    c2 = stage.claim(2)
+    c2.promise("n1")
+    c2.promise("n3")
+    assert c2.letter(Sync, "n1") is None, "nothing can be chosen yet"
+    c2.promise("n2")
+    c2.bring_in("n1", "n2")
+    assert c2.returns().tail == w1.position(2)
+    assert not doubts(stage, "n1")
+    stage.end_whole()
+
+
+@pytest.mark.parametrize("is_held", [True, False])
+def test_doubt_ends_with_a_commit_point_at_what_was_lost(is_held: bool) -> None:
+    """All that was acknowledged is held then, or lies in a gap that is known."""
+    stage = Stage()
+    w1 = stage.writer(1)
+    for entry_id in (1, 2, 3):
+        w1.put(entry_id, to="n1")
+        w1.put(entry_id, to="n2")
+    stage.damage("n1", 2)
+    if is_held:
+        w1.put(2, 3, to="n1")
+        w1.heartbeat(2, to="n1")
+        assert doubts(stage, "n1")
+        w1.heartbeat(3, to="n1")
+    else:
+        stage.lose = no_backfill
+        w1.heartbeat_and_jump(3, to="n1")
+        assert stage["n1"].history.gaps() == [IdRange(1, 3)]
+    assert not doubts(stage, "n1")
+    stage.lose = lambda *_: False
+    assert claimed(stage, 2, "n1", "n3").tail == w1.position(3)
     stage.end_whole()

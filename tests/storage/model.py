@@ -96,8 +96,12 @@ class Stream:
         self.runs = {each: self.runs[each] for each in self.runs if history.run_with(each)}
         first_id = topology.first_entry_id
         self.fill = {each: record for each, record in self.fill.items() if each >= first_id}
-        starts = [run.start for run in history.aside]
-        self.aside = [each for each in self.aside if min(each) in starts]
+        self.drop_aside()
+
+    def drop_aside(self) -> None:
+        """Drops the aside runs that the history has dropped."""
+        kept = [(run.start, run.last.entry_id) for run in self.history.aside]
+        self.aside = [each for each in self.aside if (min(each), max(each)) in kept]
 
     def add(self, records: dict[int, bytes], batch: Batch, skip: int = 0) -> None:
         for position, record in by_position(bytes(batch.payload.view())).items():
@@ -179,8 +183,7 @@ class Model:
                 history.close_gap()
                 stream.runs.update(stream.fill)
                 stream.fill.clear()
-                starts = [run.start for run in history.aside]
-                stream.aside = [each for each in stream.aside if min(each) in starts]
+                stream.drop_aside()
             case effects.DropFill():
                 history.fill = None
                 stream.fill.clear()
@@ -190,6 +193,8 @@ class Model:
                     del stream.runs[entry_id]
             case effects.Commit():
                 history.commit(action.committed)
+                history.drop_covered_aside()
+                stream.drop_aside()
 
 
 # --- comparing ------------------------------------------------------------------------------------

@@ -457,6 +457,51 @@ def test_missing_file_of_the_uncommitted_part_is_doubted(rotated: Bench) -> None
     rotated.check_goes_on(state)
 
 
+@pytest.mark.parametrize("committed_id", [300, 359, 360, 400])
+def test_aside_run_is_dropped_once_the_commit_point_has_passed_it(
+    rotated: Bench, committed_id: int
+) -> None:
+    """The live run has grown over it, in several files; the core drops it at the same time."""
+    rotated.commit(100)
+    del rotated.files.names_now[rotated.path(2)]
+    history = rotated.open().history
+    assert asides(rotated.open()) == [(301, 360)]
+    store = rotated.driver.store
+    while history.tail.entry_id < 400:
+        batch = batch_of(records_of(history.tail, [50] * 14, rotated.driver.new_writer()))
+        history.append(batch, 0)
+        store.execute(effects.Append(STREAM, batch, 0, None))
+        store.sync()
+    committed = Position(committed_id, history.chain_at(committed_id) or 0)
+    history.commit(committed)
+    history.drop_covered_aside()
+    store.execute(effects.Commit(STREAM, committed))
+    assert len(history.aside) == len(store._logs[STREAM].aside) == (committed_id < 360)
+    store.sync()
+    assert (rotated.path(3) in rotated.files.names_now) == (committed_id < 360)
+    assert len(asides(rotated.open())) == (committed_id < 360)
+
+
+def test_aside_run_that_reaches_into_a_gap_is_kept(rotated: Bench) -> None:
+    """The commit point has passed it, and it may be what is missing there."""
+    rotated.commit(100)
+    del rotated.files.names_now[rotated.path(2)]
+    history = rotated.open().history
+    before, batches = history.tail, []
+    for count in (330 - before.entry_id, 1, 100):
+        batches.append(batch_of(records_of(before, [50] * count, rotated.driver.new_writer())))
+        before = batches[-1].last
+    store = rotated.driver.store
+    store.execute(effects.Append(STREAM, batches[0], 0, None))
+    store.execute(effects.Commit(STREAM, batches[0].last))
+    store.execute(effects.Jump(STREAM, batches[2], 0, batches[2].position_at(332), None))
+    store.execute(effects.Commit(STREAM, batches[2].last))
+    assert len(store._logs[STREAM].aside) == 1
+    store.execute(effects.Fill(STREAM, batches[1]))
+    store.execute(effects.CloseGap(STREAM))
+    assert store._logs[STREAM].aside == []
+
+
 def test_missing_last_file_is_doubted(rotated: Bench) -> None:
     rotated.commit(100)
     del rotated.files.names_now[rotated.path(3)]

@@ -201,6 +201,18 @@ class History:
             or (is_next_missing and run.last.entry_id > origin.entry_id)
         ]
 
+    def drop_covered_aside(self) -> None:
+        """Storage is told the commit point: drops the aside runs that lie up to there and within a
+        run. Recovery finds such above the tail, which then grows over them: what of them was
+        committed is held."""
+        if self.aside:
+            self.aside = [run for run in self.aside if not self._covers(run)]
+
+    def _covers(self, aside: Run) -> bool:
+        start, last_id = max(aside.start, self.origin.entry_id + 1), aside.last.entry_id
+        run = self.run_with(last_id) if last_id <= self.committed.entry_id else None
+        return run is not None and run.start <= start
+
     def _end_live_run(self, tail: Position) -> None:
         if self.runs and self.runs[-1].start <= tail.entry_id:
             self.runs[-1].last = tail

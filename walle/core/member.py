@@ -416,6 +416,7 @@ class Member:
         self.context.timers.cancel(("commit", self.stream_id))
         if self.history.committed.entry_id > self._noted_id:
             self._noted_id = self.history.committed.entry_id
+            self.history.drop_covered_aside()
             self.context.outbox.order(effects.Commit(self.stream_id, self.history.committed))
 
     # --- jump -------------------------------------------------------------------------------------
@@ -466,12 +467,9 @@ class Member:
                 on_record(batch)
 
         question = Fetch(self.stream_id, position.entry_id, position.entry_id + 1, 0, 0, 1)
+        until_ns = self.context.after_ms(FETCH_MS)
         call = self.context.calls.ask(
-            self.others,
-            question,
-            on_reply,
-            until_ns=self.context.after_ms(FETCH_MS),
-            on_end=on_end,
+            self.others, question, on_reply, until_ns=until_ns, on_end=on_end
         )
 
     def jump_to(self, committed: Position, batch: Batch, writer: WriterId | None) -> None:

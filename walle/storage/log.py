@@ -87,6 +87,30 @@ class StreamLog:
         self.accepted = accepted
         self._has_accepted = True
 
+    def commit(self, committed: Position) -> bool:
+        """Advances the commit point. Drops the aside runs that lie up to there and within a run;
+        whether there were any."""
+        self.committed = committed
+        covered = [group for group in self.aside if self._covers(group)]
+        for group in covered:
+            self.aside.remove(group)
+            self._drop(group)
+        return bool(covered)
+
+    def _covers(self, aside: list[Extent]) -> bool:
+        last_id = aside[-1].last.entry_id
+        if last_id > self.committed.entry_id:
+            return False
+        start = max(aside[0].first_id, self.topology.first_entry_id)
+        index = bisect_right(self.runs, last_id, key=first_id_of) - 1
+        if index < 0 or self.runs[index].last.entry_id < last_id:
+            return False
+        while index and start < self.runs[index].first_id:
+            if self.runs[index - 1].last != self.runs[index].before:
+                return False
+            index -= 1
+        return self.runs[index].first_id <= start
+
     def trim(self) -> None:
         """The topology's origin may have risen. Extents wholly below it go; one that reaches above
         it stays whole, as does the file it lies in.

@@ -300,7 +300,8 @@ class Store:
             stream_id=action.stream_id,
             committed=committed,
         )
-        log.committed = committed
+        if log.commit(committed):
+            self._changed[log] = None
         if committed.entry_id - log.noted.entry_id >= NOTE_LAG_ENTRIES:
             self._notes[log] = None
 

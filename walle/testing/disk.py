@@ -122,8 +122,7 @@ class Stream:
                 history.close_gap()
                 self.runs.update(self.fill)
                 self.fill.clear()
-                starts = [run.start for run in history.aside]
-                self.aside = [each for each in self.aside if min(each) in starts]
+                self._drop_aside()
             case effects.DropFill():
                 history.fill = None
                 self.fill.clear()
@@ -134,6 +133,8 @@ class Stream:
                 self.noted = history.committed
             case effects.Commit():
                 history.commit(action.committed)
+                history.drop_covered_aside()
+                self._drop_aside()
                 if action.committed.entry_id - self.noted.entry_id >= note_entries:
                     self.noted = action.committed
 
@@ -147,8 +148,12 @@ class Stream:
         self.runs = {each: self.runs[each] for each in self.runs if history.run_with(each)}
         first_id = topology.first_entry_id
         self.fill = {each: record for each, record in self.fill.items() if each >= first_id}
-        starts = [run.start for run in history.aside]
-        self.aside = [each for each in self.aside if min(each) in starts]
+        self._drop_aside()
+
+    def _drop_aside(self) -> None:
+        """Drops the aside runs that the history has dropped."""
+        kept = [(run.start, run.last.entry_id) for run in self.history.aside]
+        self.aside = [each for each in self.aside if (min(each), max(each)) in kept]
 
     def _accept(self, accepted: WriterId | None) -> None:
         if accepted is not None:

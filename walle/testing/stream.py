@@ -178,14 +178,15 @@ class SimulatedStream:
         return [name for name in self.newest().members if name not in self.lost]
 
     def is_whole(self) -> bool:
-        """Whether all replicas are identical, complete and committed. Aside runs that recovery has
-        made of damaged pieces may stay until the next gap is closed, or until a restart."""
+        """Whether all replicas are identical, complete and committed. Where something was damaged,
+        an aside run that recovery has found above the commit point stays until that passes it."""
         streams, names = self.streams(), self.present()
         members = [streams[name] for name in names if name in streams]
         return len(members) == len(names) and all(
             stream.history.committed == stream.history.tail == self.truth.tip
             and not stream.history.gaps()
             and (self.has_damage or not stream.aside)
+            and all(run.last.entry_id > self.truth.tip.entry_id for run in stream.history.aside)
             and stream.runs == members[0].runs
             for stream in members
         )

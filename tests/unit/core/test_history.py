@@ -62,13 +62,18 @@ class HistoryMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         self.patch.stop()
 
-    @initialize(first_id=st.sampled_from([1, 11]))
-    def create(self, first_id: int) -> None:
+    @initialize(first_id=st.sampled_from([1, 11]), is_damaged=st.booleans())
+    def create(self, first_id: int, is_damaged: bool) -> None:
+        """is_damaged: recovery has found records above the tail."""
         self.origin = Position(first_id - 1, first_id - 1)
         self.history = History(self.origin, committed=self.origin, base=self.origin)
         self.held: dict[int, int] = {}
         self.below = {first_id: self.origin.chain}
         self.aside: list[set[int]] = []
+        if is_damaged:
+            self.aside.append({first_id + 2, first_id + 3})
+            last = Position(first_id + 3, 1)
+            self.history.aside.append(Run(first_id + 2, 1, last))
         self.fill: dict[int, int] = {}
         self.committed_id = self.origin.entry_id
 
@@ -124,6 +129,17 @@ class HistoryMachine(RuleBasedStateMachine):
         to = data.draw(st.integers(self.committed_id, self.tail_id), label="to")
         self.history.commit(self.position(to))
         self.committed_id = to
+
+    @rule()
+    def drop_covered_aside(self) -> None:
+        self.history.drop_covered_aside()
+        origin_id = self.origin.entry_id
+        self.aside = [
+            run
+            for run in self.aside
+            if max(run) > self.committed_id
+            or any(each > origin_id and each not in self.held for each in run)
+        ]
 
     @rule(skip=st.integers(0, 2), gap=FEW, count=FEW, data=st.data())
     def jump(self, skip: int, gap: int, count: int, data: st.DataObject) -> None:
