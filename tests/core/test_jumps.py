@@ -136,7 +136,7 @@ def test_storage_leaves_the_old_run_where_the_core_does() -> None:
     w1 = stage.writer(1)
     committed_without(stage, w1, 4)
     w1.put(1, to="n1")
-    w1.heartbeat(1, "n1")  # not noted in storage for COMMIT_NOTE_MS
+    w1.heartbeat(1, "n1")  # storage hears of it after COMMIT_ORDER_MS
     w1.heartbeat_and_jump(4, "n1")
     stage.check_storage()
 
@@ -300,27 +300,27 @@ def test_repeated_stamp_is_answered() -> None:
     assert stage["n1"].history.tail == w2.position(1)
 
 
-def test_commit_point_is_noted_before_it_has_moved_too_far() -> None:
+def test_storage_hears_of_a_commit_point_before_it_has_moved_too_far() -> None:
     stage = Stage()
     w1 = stage.writer(1)
-    noted: list[effects.Commit] = []
+    ordered: list[effects.Commit] = []
     disk = stage.places["n1"].disk
     execute = disk.execute
 
     def watch(action: effects.Action) -> None:
-        noted.extend([action] if isinstance(action, effects.Commit) else [])
+        ordered.extend([action] if isinstance(action, effects.Commit) else [])
         execute(action)
 
     disk.execute = watch  # type: ignore[method-assign]
     w1.put(1, 3_000, to="n1")
     w1.put(1, 3_000, to="n2")
     w1.heartbeat(1_000, "n1")
-    assert noted == []
+    assert ordered == []
     w1.heartbeat(1_024, "n1")
-    assert [each.committed.entry_id for each in noted] == [1_024]
+    assert [each.committed.entry_id for each in ordered] == [1_024]
     w1.heartbeat(1_030, "n1")
     stage.pass_ms(60)
-    assert [each.committed.entry_id for each in noted] == [1_024, 1_030]
+    assert [each.committed.entry_id for each in ordered] == [1_024, 1_030]
 
 
 def test_commit_point_that_cannot_be_is_refused() -> None:

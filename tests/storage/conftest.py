@@ -35,4 +35,4 @@ def make_files_small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool, "WRITERS_COUNT_MAX", 3)
     monkeypatch.setattr(pool, "MAPS_COUNT_MAX", 2)
     monkeypatch.setattr(reader, "INDEXES_COUNT_MAX", 2)
-    monkeypatch.setattr(store, "NOTE_LAG_ENTRIES", 16)
+    monkeypatch.setattr(store, "JOURNAL_LAG_ENTRIES", 16)

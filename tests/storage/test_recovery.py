@@ -72,7 +72,7 @@ class Bench:
         self.driver.commit(STREAM, entry_id - history.committed.entry_id)
         self.driver.promise(STREAM)
         self.driver.store.sync()
-        assert self.driver.store._logs[STREAM].noted.entry_id == entry_id
+        assert self.driver.store._logs[STREAM].journaled.entry_id == entry_id
 
     def path(self, number: int) -> Path:
         return segment.path_of(DIRECTORY / "streams", STREAM, number)

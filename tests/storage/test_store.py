@@ -443,10 +443,10 @@ def test_commit_point_is_not_written_before_its_entry_is_durable(driver: Driver)
     driver.promise(5)
     log = driver.store._logs[5]
     driver.store.sync()
-    assert log.noted == ORIGIN
+    assert log.journaled == ORIGIN
     assert is_dirty(driver)
     driver.store.sync()
-    assert log.noted == log.committed
+    assert log.journaled == log.committed
     assert not is_dirty(driver)
     driver.store.close()
 

@@ -60,7 +60,7 @@ class Backfill:
         fill = member.history.fill
         if fill is not None and after.entry_id < fill.start:
             self._drop_fill()  # it is not in the lowest gap any more
-        member.note_commit()  # storage must know that the live run holds it, wherever that begins
+        member.order_commit()  # storage must know that the live run holds it, wherever that begins
         member.history.cut(after, last)
         member.order(effects.Cut(member.stream_id, after, last))
         gap = IdRange(after.entry_id + 1, last.entry_id + 1)

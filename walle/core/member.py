@@ -56,8 +56,8 @@ if TYPE_CHECKING:
     from walle.messages import Message
     from walle.record import Batch
 
-COMMIT_NOTE_ENTRIES = COMMITTED_LAG_ENTRIES_MAX // 4
-COMMIT_NOTE_MS = 50
+COMMIT_ORDER_ENTRIES = COMMITTED_LAG_ENTRIES_MAX // 4
+COMMIT_ORDER_MS = 50
 FETCH_MS = 2_000
 REPEAT_JUMP_MS = 200
 
@@ -111,7 +111,7 @@ class Member:
         self._on_change = on_change
         self.on_stale = on_stale
         self._sequence = 0
-        self._noted_id = self.history.committed.entry_id
+        self._ordered_id = self.history.committed.entry_id
         self._reordered = ReorderQueue()
         self._missing: Position | None = None
         self._learning = False
@@ -210,10 +210,10 @@ class Member:
         """Records a newer topology. Where it begins later the commit point is at its origin."""
         if self.history.holds(topology.origin):
             self.advance(topology.origin)
-        self.note_commit()  # storage learns by it that the live run holds the origin
+        self.order_commit()  # storage learns by it that the live run holds the origin
         self.history.trim(topology.origin)
-        self._noted_id = self.history.committed.entry_id
-        self._forget_missing(up_to=self._noted_id)
+        self._ordered_id = self.history.committed.entry_id
+        self._forget_missing(up_to=self._ordered_id)
         self.topology = topology
         self.order(effects.SetTopology(self.stream_id, self.name, topology))
         self.backfill.on_topology()
@@ -403,19 +403,21 @@ class Member:
             return
         self.history.commit(committed)
         self._forget_missing(up_to=committed.entry_id)
-        if committed.entry_id - self._noted_id >= COMMIT_NOTE_ENTRIES:
-            self.note_commit()
+        if committed.entry_id - self._ordered_id >= COMMIT_ORDER_ENTRIES:
+            self.order_commit()
         else:
             self.context.timers.set_if_unset(
-                ("commit", self.stream_id), self.context.after_ms(COMMIT_NOTE_MS), self.note_commit
+                ("commit", self.stream_id),
+                self.context.after_ms(COMMIT_ORDER_MS),
+                self.order_commit,
             )
         self._changed()
 
-    def note_commit(self) -> None:
+    def order_commit(self) -> None:
         """Tells storage the commit point, unless it knows."""
         self.context.timers.cancel(("commit", self.stream_id))
-        if self.history.committed.entry_id > self._noted_id:
-            self._noted_id = self.history.committed.entry_id
+        if self.history.committed.entry_id > self._ordered_id:
+            self._ordered_id = self.history.committed.entry_id
             self.history.drop_covered_aside()
             self.context.outbox.order(effects.Commit(self.stream_id, self.history.committed))
 
@@ -497,10 +499,10 @@ class Member:
             self.append(batch, skip, writer)
             self.advance(committed)
         else:
-            self.note_commit()  # storage must know where the old run ends
+            self.order_commit()  # storage must know where the old run ends
             history.jump(batch, skip, committed)
             accepted = self._newly_accepted(writer)
-            self._noted_id = committed.entry_id
+            self._ordered_id = committed.entry_id
             self._forget_missing(up_to=committed.entry_id)
             self.order(effects.Jump(self.stream_id, batch, skip, committed, accepted))
             gap = history.gaps()[-1]

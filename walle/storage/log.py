@@ -31,7 +31,7 @@ class StreamLog:
     runs: of all runs, sorted. The last one may grow: it ends the live run.
     aside: the extents of each aside run, oldest run first.
     fill: the extents of the fill; the last one may grow.
-    committed: the known commit point. noted: the one in the journal.
+    committed: the known commit point. journaled: the one in the journal.
     durable_id: the entries of the live run up to here are durable.
     doubtful_id: as in `walle.core.member.State`.
     next_number: of the stream's next segment file.
@@ -46,7 +46,7 @@ class StreamLog:
         self.topology = topology
         self.promise: Promise = NO_PROMISE
         self.accepted: WriterId = NO_WRITER
-        self.committed = self.noted = topology.origin
+        self.committed = self.journaled = topology.origin
         self.durable_id = self.committed.entry_id
         self.doubtful_id = 0
         self.runs: list[Extent] = []
@@ -65,9 +65,9 @@ class StreamLog:
         return self.runs[-1].last if self.runs else self.topology.origin
 
     @property
-    def is_note_due(self) -> bool:
+    def is_commit_due(self) -> bool:
         """Whether the known commit point is durable here, and not in the journal."""
-        return self.noted.entry_id < self.committed.entry_id <= self.durable_id
+        return self.journaled.entry_id < self.committed.entry_id <= self.durable_id
 
     @property
     def depends_on_data(self) -> bool:
@@ -314,8 +314,8 @@ class StreamLog:
         self._has_accepted = False
 
     def _record(self, extents: Iterable[Extent], removals: tuple[ExtentKey, ...]) -> StreamRecord:
-        if self.is_note_due:
-            self.noted = self.committed
+        if self.is_commit_due:
+            self.journaled = self.committed
         topology, promise = self.topology, self.promise
         return StreamRecord(
             stream_id=self.stream_id,
@@ -326,8 +326,8 @@ class StreamLog:
             lease_ms=promise.lease_ms,
             older_lease_ms=promise.older_lease_ms,
             accepted=self.accepted,
-            committed=self.noted,
-            doubtful_id=self.doubtful_id if self.doubtful_id > self.noted.entry_id else 0,
+            committed=self.journaled,
+            doubtful_id=self.doubtful_id if self.doubtful_id > self.journaled.entry_id else 0,
             name=self.name,
             address=promise.address,
             members=topology.members,

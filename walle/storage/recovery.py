@@ -205,7 +205,7 @@ class StreamRecovery:
         _group(strays, log.aside)
         tail = log.tail
         log.durable_id = tail.entry_id
-        log.committed = log.noted = committed if committed.entry_id <= tail.entry_id else tail
+        log.committed = log.journaled = committed if committed.entry_id <= tail.entry_id else tail
         log.doubtful_id = self._record.doubtful_id
         if examined is not None:
             self._end_tail(examined, known_id)

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from walle.storage.extent import Extent
     from walle.storage.vfs import File, Files
 
-NOTE_LAG_ENTRIES = COMMITTED_LAG_ENTRIES_MAX // 2
+JOURNAL_LAG_ENTRIES = COMMITTED_LAG_ENTRIES_MAX // 2
 """A commit point is written for its own sake once it is so far ahead of the journal's."""
 REMOVED_AT_ONCE_COUNT = 4
 """Of the files of what was trimmed: large ones take a while."""
@@ -81,7 +81,7 @@ class Store:
         # What the round has to make durable, beside what the pool has written.
         self._appended: list[StreamLog] = []
         self._changed: dict[StreamLog, None] = {}
-        self._notes: dict[StreamLog, None] = {}
+        self._lagging: dict[StreamLog, None] = {}
         self._directories: dict[Path, None] = {}
         self._trimmed: deque[Segment] = deque()
         self._has_new_cluster = False
@@ -191,7 +191,7 @@ class Store:
         return bool(
             self._appended
             or self._changed
-            or self._notes
+            or self._lagging
             or self._has_new_cluster
             or self._pool.is_dirty
         )
@@ -302,8 +302,8 @@ class Store:
         )
         if log.commit(committed):
             self._changed[log] = None
-        if committed.entry_id - log.noted.entry_id >= NOTE_LAG_ENTRIES:
-            self._notes[log] = None
+        if committed.entry_id - log.journaled.entry_id >= JOURNAL_LAG_ENTRIES:
+            self._lagging[log] = None
 
     # --- entries ----------------------------------------------------------------------------------
 
@@ -434,8 +434,8 @@ class Store:
         self._pool.write_all()
         if any(log.depends_on_data for log in self._changed):
             self._sync_data()
-        for log in self._notes:
-            if log.is_note_due:
+        for log in self._lagging:
+            if log.is_commit_due:
                 self._changed[log] = None
         if not self._changed and not self._has_new_cluster:
             self._sync_data()
@@ -469,10 +469,10 @@ class Store:
         else:
             self._journal.replace(snapshot(self._cluster, self._logs.values()))
         self._has_new_cluster = False
-        self._notes = {
+        self._lagging = {
             log: None
-            for log in self._notes
-            if log.committed.entry_id - log.noted.entry_id >= NOTE_LAG_ENTRIES
+            for log in self._lagging
+            if log.committed.entry_id - log.journaled.entry_id >= JOURNAL_LAG_ENTRIES
         }
         return has_room
 

@@ -173,9 +173,9 @@ def _jump_discarding(self: History, batch: Batch, skip: int, committed: Position
     self.aside = kept
 
 
-def _execute_discarding(self: Stream, action: Action, note_entries: int) -> None:
+def _execute_discarding(self: Stream, action: Action, journal_lag_entries: int) -> None:
     kept = list(self.aside)
-    _execute(self, action, note_entries)
+    _execute(self, action, journal_lag_entries)
     if isinstance(action, Jump):
         self.aside = kept
 
@@ -326,7 +326,7 @@ BUSY: dict[str, Any] = {
     "claim": 0.1,
     "force": 1.0,
     "leases_ms": (100, 200, 800),
-    "note_entries": 1,
+    "journal_lag_entries": 1,
     "sync_ms": 0.0,
 }
 """Claims that take over from each other, over a network that loses and delays."""
@@ -334,7 +334,7 @@ BRIEF = BUSY | {"leases_ms": (20,)}
 """Leases so short that claims and jumps wait for nothing."""
 CRASHING = BUSY | {"crash": 0.02, "sync_ms": 10.0}
 CHANGING = BUSY | {"change": 0.05, "force": 0.3}
-DAMAGED = BUSY | {"crash": 0.02, "rot": 1.0, "sync_ms": 1.0, "note_entries": 8}
+DAMAGED = BUSY | {"crash": 0.02, "rot": 1.0, "sync_ms": 1.0, "journal_lag_entries": 8}
 LEASED = BUSY | {"force": 0.3, "leases_ms": (200, 800), "claim": 0.5}
 """Leases so long that much happens in one."""
 

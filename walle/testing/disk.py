@@ -69,7 +69,7 @@ class Stream:
     """One stream on a disk.
 
     runs, fill: records by entry id. aside: the same of each aside run, oldest first.
-    noted: the commit point that a restart finds.
+    journaled: the commit point that a restart finds.
     doubtful_id: up to where entries may have been lost to damage.
     """
 
@@ -78,7 +78,7 @@ class Stream:
     history: History
     promise: Promise = NO_PROMISE
     accepted: WriterId = NO_WRITER
-    noted: Position = ORIGIN
+    journaled: Position = ORIGIN
     doubtful_id: int = 0
     runs: Records = field(default_factory=dict)
     aside: list[Records] = field(default_factory=list)
@@ -93,7 +93,7 @@ class Stream:
             fill=dict(self.fill),
         )
 
-    def execute(self, action: Action, note_entries: int) -> None:
+    def execute(self, action: Action, journal_lag_entries: int) -> None:
         history = self.history
         match action:
             case effects.SetPromise():
@@ -114,7 +114,7 @@ class Stream:
                 history.jump(action.batch, action.skip, action.committed)
                 self.runs.update(split(action.batch, action.skip))
                 self._accept(action.accepted)
-                self.noted = action.committed
+                self.journaled = action.committed
             case effects.Fill():
                 history.add_fill(action.batch)
                 self.fill.update(split(action.batch))
@@ -130,21 +130,21 @@ class Stream:
                 history.cut(action.after, action.last)
                 for entry_id in range(action.after.entry_id + 1, action.last.entry_id + 1):
                     del self.runs[entry_id]
-                self.noted = history.committed
+                self.journaled = history.committed
             case effects.Commit():
                 history.commit(action.committed)
                 history.drop_covered_aside()
                 self._drop_aside()
-                if action.committed.entry_id - self.noted.entry_id >= note_entries:
-                    self.noted = action.committed
+                if action.committed.entry_id - self.journaled.entry_id >= journal_lag_entries:
+                    self.journaled = action.committed
 
     def set_topology(self, topology: StreamTopology) -> None:
-        """If it begins later: what lies below goes, and the commit point is noted with it."""
+        """If it begins later: what lies below goes, and the commit point is journaled with it."""
         self.topology = topology
         history = self.history
         history.trim(topology.origin)
-        if self.noted.entry_id < history.origin.entry_id:
-            self.noted = history.committed
+        if self.journaled.entry_id < history.origin.entry_id:
+            self.journaled = history.committed
         self.runs = {each: self.runs[each] for each in self.runs if history.run_with(each)}
         first_id = topology.first_entry_id
         self.fill = {each: record for each, record in self.fill.items() if each >= first_id}
@@ -207,13 +207,13 @@ class Stream:
             return
         history, chain_before = self.history, int.from_bytes(self.runs[entry_id][4:12], "little")
         before = Position(entry_id - 1, chain_before)
-        if entry_id > self.noted.entry_id:
+        if entry_id > self.journaled.entry_id:
             self.doubtful_id = max(self.doubtful_id, history.tail.entry_id)
             history.committed = min(history.committed, before)
             history.truncate(before)
             self._take_above(entry_id - 1)
             return
-        if entry_id == self.noted.entry_id:
+        if entry_id == self.journaled.entry_id:
             return  # the journal has that one, too
         index = history.runs.index(run)
         parts = []
@@ -246,15 +246,15 @@ class DamageFound(Exception):
 class Disk:
     """What one node has stored.
 
-    note_entries: by how many entries the durable commit point lags before it is noted; at most
-        `history.CHAINS_KEPT`.
+    journal_lag_entries: by how many entries the durable commit point lags before it is journaled;
+        at most `history.CHAINS_KEPT`.
     is_failing: whether syncs fail; the node must not go on then.
     """
 
-    def __init__(self, note_entries: int = 1) -> None:
+    def __init__(self, journal_lag_entries: int = 1) -> None:
         self.cluster: effects.SetCluster | None = None
         self.streams: dict[int, Stream] = {}
-        self.note_entries = note_entries
+        self.journal_lag_entries = journal_lag_entries
         self.is_failing = False
         self._durable: dict[int, Stream] = {}
         self._durable_cluster: effects.SetCluster | None = None
@@ -276,12 +276,12 @@ class Disk:
             case effects.SetTopology():
                 origin = action.topology.origin
                 history = History(origin, committed=origin, base=origin)
-                stream = Stream(action.name, action.topology, history, noted=origin)
+                stream = Stream(action.name, action.topology, history, journaled=origin)
                 streams.setdefault(action.stream_id, stream).set_topology(action.topology)
             case effects.ReadRecords() | effects.Forward():
                 pass
             case _:
-                streams[action.stream_id].execute(action, self.note_entries)
+                streams[action.stream_id].execute(action, self.journal_lag_entries)
         return None
 
     def sync(self) -> None:
@@ -310,7 +310,7 @@ class Disk:
         self.is_failing = False
         self.cluster = self._durable_cluster
         for stream in self._durable.values():
-            stream.history.committed = stream.noted
+            stream.history.committed = stream.journaled
         self.streams = {key: stream.copy() for key, stream in self._durable.items()}
 
     def compare(self) -> None:

@@ -16,7 +16,7 @@ SMALL: tuple[tuple[Any, str, int], ...] = (
     (member, "TAIL_PAGE_ENTRIES", 3),
     (syncing, "FETCH_BYTES_MAX", 150),
     (reorder, "REORDER_COUNT_MAX", 4),
-    (member, "COMMIT_NOTE_ENTRIES", 6),
+    (member, "COMMIT_ORDER_ENTRIES", 6),
     (history, "CHAINS_KEPT", 8),
     (writers, "LEASE_MS_MIN", 1),
     (calls, "REPEAT_MS_MIN", 10),
@@ -29,7 +29,7 @@ SMALL: tuple[tuple[Any, str, int], ...] = (
     (extent, "INDEX_STEP_BYTES", 1_024),
     (pool, "WRITERS_COUNT_MAX", 3),
     (pool, "MAPS_COUNT_MAX", 2),
-    (store, "NOTE_LAG_ENTRIES", 4),
+    (store, "JOURNAL_LAG_ENTRIES", 4),
 )
 """Bounds made so small that a simulation comes upon them: module, name, value."""
 
@@ -42,7 +42,7 @@ class Faults:
     replay: that a message of a kind drawn by lot, sent a while ago, comes once more, at each step;
         replayed: which kinds; all, if it names none.
     sync_ms: how long a sync takes at the most.
-    note_entries: by how many entries the durable commit point lags.
+    journal_lag_entries: by how many entries the durable commit point lags.
     slow, slow_ms: that a node's disk becomes slow, or fast again, at each step; how long its syncs
         take then at the most.
     sync_error: that a node's next sync fails, at each step.
@@ -71,7 +71,7 @@ class Faults:
     slow: float = 0.0
     slow_ms: float = 300.0
     sync_error: float = 0.0
-    note_entries: int = 1
+    journal_lag_entries: int = 1
     crash: float = 0.0
     restart: float = 0.1
     pause: float = 0.0
@@ -108,7 +108,7 @@ class Faults:
             sync_ms=rng.choice([0.0, 1.0, 10.0]),
             slow=rng.choice([0.0, 0.0, 0.005]),
             sync_error=rng.choice([0.0, 0.0, 0.005]),
-            note_entries=rng.choice([1, 3, 8]),
+            journal_lag_entries=rng.choice([1, 3, 8]),
             crash=rng.choice([0.0, 0.002, 0.02]),
             restart=rng.choice([0.1, 0.1, 1.0]),
             pause=rng.choice([0.0, 0.0, 0.02]),

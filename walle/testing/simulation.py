@@ -90,7 +90,7 @@ class Simulation:
         self.cluster.on_post = self._saw
         for name in self.cluster.names:
             self.cluster.clocks[name] = self._draw_clock()
-            self.cluster.disks[name].note_entries = self.faults.note_entries
+            self.cluster.disks[name].journal_lag_entries = self.faults.journal_lag_entries
             self.cluster.start(name)
         self.streams = [self._create_stream(n, replicas or size) for n in range(streams)]
         self.clients = [client for stream in self.streams for client in stream.clients]

@@ -139,9 +139,9 @@ def test_doubt_ends_with_what_was_doubted() -> None:
 # --- in which order -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("origin_id", "noted"), [(5, [8]), (8, [8]), (9, [9]), (10, [10])])
+@pytest.mark.parametrize(("origin_id", "ordered"), [(5, [8]), (8, [8]), (9, [9]), (10, [10])])
 def test_storage_is_told_of_the_commit_point_before_the_trim(
-    origin_id: int, noted: list[int]
+    origin_id: int, ordered: list[int]
 ) -> None:
     """By it, it knows that the live run holds the origin."""
     bench = MemberBench(TRUTH.held(2, 10))
@@ -149,7 +149,7 @@ def test_storage_is_told_of_the_commit_point_before_the_trim(
     trim(bench, TRUTH.at(origin_id))
     _, actions = bench.context.outbox.take()
     commits = [each for each in actions if isinstance(each, Commit)]
-    assert [each.committed.entry_id for each in commits] == noted
+    assert [each.committed.entry_id for each in commits] == ordered
     assert isinstance(actions[-1], SetTopology)
     assert actions[-1].topology.origin == TRUTH.at(origin_id)
     bench.pass_ms(1_000)
