@@ -438,14 +438,29 @@ def test_commit_point_is_written_before_it_lags_too_far(driver: Driver, tmp_path
 @pytest.mark.usefixtures("small_files")
 def test_commit_point_is_not_written_before_its_entry_is_durable(driver: Driver) -> None:
     """Or a loss of power would look like damage."""
+    driver.append(5, [1])
+    driver.store.sync()
     driver.append(5, [1] * 40)
-    driver.commit(5, 30)
+    driver.commit(5, 15)
     driver.promise(5)
     log = driver.store._logs[5]
     driver.store.sync()
     assert log.journaled == ORIGIN
-    assert is_dirty(driver)
+    driver.promise(5)
     driver.store.sync()
+    assert log.journaled == log.committed
+    driver.store.close()
+
+
+@pytest.mark.usefixtures("small_files")
+def test_commit_point_never_lags_by_more_however_much_one_round_brings(driver: Driver) -> None:
+    """The round's records are made durable first then."""
+    driver.append(5, [1])
+    driver.store.sync()
+    driver.append(5, [1] * 40)
+    driver.commit(5, 30)
+    driver.store.sync()
+    log = driver.store._logs[5]
     assert log.journaled == log.committed
     assert not is_dirty(driver)
     driver.store.close()

@@ -432,7 +432,9 @@ class Store:
 
     def _sync(self) -> None:
         self._pool.write_all()
-        if any(log.depends_on_data for log in self._changed):
+        if any(log.depends_on_data for log in self._changed) or not all(
+            log.is_commit_due for log in self._lagging
+        ):
             self._sync_data()
         for log in self._lagging:
             if log.is_commit_due:
