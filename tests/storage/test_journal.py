@@ -94,8 +94,12 @@ def test_torn_frame_is_cut_wherever_it_is_torn() -> None:
         end = BLOCK + size
         bench.change(start + torn_at, bytes(2 * BLOCK - torn_at))
         is_whole = torn_at >= size
+        torn_bytes = len(bytes(bench.inode.data[start:]).rstrip(b"\0"))
         store = bench.check(bench.driver.model if is_whole else bench.models[-1])
-        assert bool(store.findings) == (0 < torn_at < size)
+        if 0 < torn_at < size:
+            assert f"ends with {torn_bytes} bytes of a frame" in store.findings[0]
+        else:
+            assert not store.findings
         torn_at += 3
 
 
@@ -113,7 +117,9 @@ def test_torn_frame_of_many_blocks_is_cut(bench: Bench) -> None:
     assert size >= 2 * BLOCK
     bench.change(start, bytes(BLOCK))
     bench.change(start + 2 * size - BLOCK, bytes(BLOCK))
-    bench.check(before)
+    torn_bytes = len(bytes(bench.inode.data[start:]).rstrip(b"\0"))
+    assert torn_bytes > BLOCK
+    assert f"ends with {torn_bytes} bytes of a frame" in bench.check(before).findings[0]
 
 
 def test_torn_frame_does_not_come_back(bench: Bench) -> None:

@@ -210,10 +210,19 @@ def load(directory: Path, files: Files) -> Loaded | None:
             end = frame.end + frame.end - frame.offset  # a copy follows
     if end == BLOCK_BYTES:
         _refuse(path, end, expected="a snapshot", found="no valid frame")
-    rest = bytes(view[end:])
-    # Most often all is zeros, and to compare takes a fraction of the time.
-    torn_bytes = 0 if rest == bytes(len(rest)) else len(rest.rstrip(b"\0"))
-    return Loaded(found, number, sequence, torn_bytes)
+    return Loaded(found, number, sequence, _written_bytes(view[end:]))
+
+
+def _written_bytes(view: memoryview) -> int:
+    """How many bytes there are up to the last that is not zero. Most often all are zeros; that is
+    found out in pieces, as a copy of all would take much longer."""
+    end = len(view)
+    while end:
+        piece = bytes(view[max(end - BLOCK_BYTES, 0) : end])
+        end -= len(piece)
+        if piece != bytes(len(piece)):
+            return end + len(piece.rstrip(b"\0"))
+    return 0
 
 
 class Journal:
