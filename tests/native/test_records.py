@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -12,11 +13,19 @@ from hypothesis import strategies as st
 from tests.native import twins
 from walle import record
 from walle.ids import ORIGIN, Position, WriterId
-from walle.native import crc32c, records_scan, records_search, records_seek
+from walle.native import (
+    FilePlace,
+    crc32c,
+    records_follow,
+    records_scan,
+    records_search,
+    records_seek,
+)
 from walle.record import HEADER_BYTES, Stop
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
 MANY = 1 << 20
 FAR = 1 << 62
@@ -308,3 +317,67 @@ def test_search_finds_no_record_with_bad_padding_and_none_that_is_cut() -> None:
     assert records_search(run.data[:-8], 0) == -1
     assert records_search(run.data[:-1] + b"\1", 0) == -1
     assert records_search(run.data[:40], 0) == -1
+
+
+# --- a file's records -----------------------------------------------------------------------------
+
+
+def follow(data: bytes, place: FilePlace, *, end: int, last_id: int) -> FilePlace:
+    """Of a file that holds those bytes."""
+    fd = os.memfd_create("records")
+    try:
+        assert os.write(fd, data) == len(data)
+        return records_follow(fd, place, end=end, last_id=last_id)
+    finally:
+        os.close(fd)
+
+
+@settings(deadline=None)
+@given(
+    run=runs,
+    ahead=st.sampled_from([0, 8, 12_288]),
+    skipped=st.integers(0, 3),
+    short=st.integers(-100, 100),
+    count=st.integers(-1, 7),
+    damaged=st.none() | st.integers(0, 1 << 20),
+)
+def test_follow_is_its_twin(
+    run: Run, ahead: int, skipped: int, short: int, count: int, damaged: int | None
+) -> None:
+    """From any record on, up to any byte, wherever the file is damaged."""
+    first = twins.records_scan(run.data, run.before, skipped, FAR)
+    chain = [run.before.chain, *first[1]][-1]
+    place = FilePlace(ahead + first[0].size, run.before.entry_id + first[0].count, chain)
+    data = bytearray(bytes(ahead) + run.data)
+    if damaged is not None:
+        data[damaged % len(data)] ^= 1
+    bounds = {"end": max(len(data) - short, 0), "last_id": max(place.entry_id + count, 0)}
+    file = bytes(data)
+    assert follow(file, place, **bounds) == twins.records_follow(file, place, **bounds)
+
+
+def test_follow_takes_records_across_its_steps_and_larger_ones() -> None:
+    """A step has 256 KiB; in the end one record is as large as any may be."""
+    step = 256 * 1024
+    run = make_run([1_000] * 700 + [step - 48, step, 10] + [3_000] * 100 + [1 << 20, 5])
+    places = [
+        FilePlace(offset, *position)
+        for offset, position in zip(
+            [*run.offsets, len(run.data)],
+            [(0, 0), *enumerate(records_scan(run.data, None, MANY, FAR)[1], start=1)],
+            strict=True,
+        )
+    ]
+    for count in (0, 1, 263, 699, 700, 701, 702, 703, 803, 804, 805):
+        wanted = places[count]
+        assert follow(run.data, places[0], end=FAR, last_id=count) == wanted
+        assert follow(run.data, places[0], end=wanted.offset, last_id=MANY) == wanted
+        assert follow(run.data[: wanted.offset + 20], places[0], end=FAR, last_id=MANY) == wanted
+        assert follow(run.data, wanted, end=FAR, last_id=MANY) == places[-1]
+
+
+def test_what_cannot_be_read_is_not_followed(tmp_path: Path) -> None:
+    fd = os.open(tmp_path, os.O_RDONLY)
+    place = FilePlace(0, 0, 0)
+    assert records_follow(fd, place, end=4_096, last_id=10) == place
+    os.close(fd)

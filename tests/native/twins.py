@@ -11,7 +11,7 @@ from array import array
 from collections import deque
 from typing import TYPE_CHECKING
 
-from walle.native import ScanResult
+from walle.native import FilePlace, ScanResult
 from walle.record import HEADER, HEADER_BYTES, Stop
 
 if TYPE_CHECKING:
@@ -141,6 +141,17 @@ def records_scan(
         after = (entry_id, chain)
         offset += record_size(rest)
     return ScanResult(len(chains), offset, stop, *first, len(writers) > 1), chains
+
+
+def records_follow(data: bytes, place: FilePlace, *, end: int, last_id: int) -> FilePlace:
+    """data: the file."""
+    offset, *before = place
+    after = before[0], before[1]
+    count_max = max(last_id - place.entry_id, 0)
+    found, chains = records_scan(data[offset:end], after, count_max, len(data))
+    if not chains:
+        return place
+    return FilePlace(offset + found.size, place.entry_id + found.count, chains[-1])
 
 
 def records_seek(buffer: bytes, entry_id: int) -> int:

@@ -64,12 +64,8 @@ def test_whole_replica_is_good(work: Callable[[Driver], None]) -> None:
     assert sum(each.size for each in checked) == size_of(opened(files))
 
 
-def test_good_records_are_read_in_steps_and_need_no_closer_look(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Each step but the last of a file ends within a record."""
+def test_good_records_need_no_closer_look(monkeypatch: pytest.MonkeyPatch) -> None:
     files, _ = make(long_run)
-    monkeypatch.setattr(verify, "STEP_BYTES", 1_000)
     monkeypatch.setattr(verify._SegmentCheck, "_check_extent", None)
     assert sum(each.entries_count for each in verify_replica(opened(files))) == 361
 

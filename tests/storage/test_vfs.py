@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from walle.ids import ORIGIN, WriterId
+from walle.native import FilePlace
+from walle.record import Encoder
 from walle.storage import vfs
 from walle.storage.vfs import BUFFERS_COUNT_MAX, RealFile, RealFiles
 from walle.testing.files import Crash, SimulatedFiles
@@ -105,12 +108,6 @@ def test_read_gives_what_the_file_has_of_it(place: tuple[Files, Path]) -> None:
         assert bytes(files.read(base / "a", 4_998, 5_004)) == b"\0\0data"
         assert bytes(files.read(base / "a", 9_998, 20_000)) == b"\0\0"
         assert bytes(files.read(base / "a", 20_000, 30_000)) == b""
-        buffer = memoryview(bytearray(b"-" * 6))
-        assert files.read_into(base / "a", 4_998, buffer) == 6
-        assert bytes(buffer) == b"\0\0data"
-        assert files.read_into(base / "a", 9_998, buffer) == 2
-        assert bytes(buffer) == b"\0\0data"
-        assert files.read_into(base / "a", 20_000, buffer) == 0
         files.refresh(base / "a", 0, 20_000)
     file.write([b"more"], 5_000)
     files.refresh(base / "a", 0, 10_000)
@@ -120,12 +117,28 @@ def test_read_gives_what_the_file_has_of_it(place: tuple[Files, Path]) -> None:
     for look in (
         files.size_of,
         lambda path: files.read(path, 0, 1),
-        lambda path: files.read_into(path, 0, buffer),
+        lambda path: files.follow(path, FilePlace(0, 0, 0), end=1, last_id=1),
         files.map,
     ):
         with pytest.raises(FileNotFoundError):
             look(base / "a")
     files.remove(base / "a")
+
+
+def test_records_are_followed(place: tuple[Files, Path]) -> None:
+    files, base = place
+    encoder = Encoder(WriterId(1, 2), ORIGIN)
+    positions = [ORIGIN, *[encoder.add(b"data", 0) for _ in range(5)]]
+    records = bytes(encoder.take().payload.view())
+    file = files.create(base / "a", 8_192)
+    file.write([records], 4_000)
+    files.sync([file])
+    file.close()
+    places = [FilePlace(4_000 + 56 * count, *positions[count]) for count in range(6)]
+    for start, last_id in [(0, 9), (0, 5), (0, 3), (3, 3), (3, 2), (5, 9)]:
+        found = files.follow(base / "a", places[start], end=8_192, last_id=last_id)
+        assert found == places[max(start, min(last_id, 5))]
+    assert files.follow(base / "a", places[0], end=4_120, last_id=9) == places[2]
 
 
 def test_map_that_is_whole_can_be_seen(place: tuple[Files, Path]) -> None:
@@ -251,9 +264,6 @@ def test_what_the_device_cannot_read_is_zeros(
     data = bytes(RealFiles().read(tmp_path / "a", 100, 20_000))
     assert data == b"x" * 8_092 + bytes(4_096) + b"x" * 7_712
     assert bytes(RealFiles().read(tmp_path / "a", 9_000, 11_000)) == bytes(2_000)
-    buffer = memoryview(bytearray(b"-" * 2_000))
-    assert RealFiles().read_into(tmp_path / "a", 9_000, buffer) == 2_000
-    assert bytes(buffer) == bytes(2_000)
 
 
 def test_failed_sync_names_the_file(tmp_path: Path) -> None:

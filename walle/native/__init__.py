@@ -26,6 +26,7 @@ _WORDS = ffi.typeof("uint64_t[]")
 _ZERO = array("Q", [0])
 _FOUND_COUNT: int = lib.WALLE_RECORDS_FOUND_COUNT
 _HEADER_BYTES: int = lib.WALLE_RECORD_HEADER_SIZE
+_RECORD_BYTES_MAX: int = _HEADER_BYTES + lib.WALLE_RECORD_DATA_SIZE_MAX
 
 
 def crc32c(data: Buffer, crc: int = 0) -> int:
@@ -126,6 +127,29 @@ def records_search(buffer: Buffer, first_id: int) -> int:
     """
     pointer = _from_buffer(buffer)
     return lib.walle_records_search(pointer, len(pointer), first_id)  # type: ignore[no-any-return]
+
+
+class FilePlace(NamedTuple):
+    """Where in a file a record begins, and the id and chain of the entry before it."""
+
+    offset: int
+    entry_id: int
+    chain: int
+
+
+def records_follow(fd: int, place: FilePlace, *, end: int, last_id: int) -> FilePlace:
+    """Checks a file's records from `place` on, until one fails, or ends at byte `end` or with the
+    entry `last_id`; returns the place behind the last good one.
+
+    A record that the device cannot read fails.
+    """
+    buffer = bytearray(_RECORD_BYTES_MAX)
+    chains = _ZERO * (_RECORD_BYTES_MAX // _HEADER_BYTES)
+    moved = ffi.new("walle_records_place *", place)
+    lib.walle_records_follow(
+        fd, moved, end, last_id, _from_buffer(buffer), len(buffer), _from_buffer(_WORDS, chains)
+    )
+    return FilePlace(moved.offset, moved.entry_id, moved.chain)
 
 
 def sync_files(fds: Sequence[int], threads_max: int = 8) -> list[int]:

@@ -3,7 +3,14 @@
  * Every function may be given any bytes: nothing outside of [data, data + size) is read, whatever
  * the lengths in it say.
  */
+#define _POSIX_C_SOURCE 200809L
 #include "walle.h"
+
+#include <errno.h>
+#include <unistd.h>
+
+/* What is read of a file at a time stays in a processor's cache until it is checked. */
+#define STEP_SIZE (256 * 1024)
 
 static int is_zero(const uint8_t *data, size_t size)
 {
@@ -163,4 +170,47 @@ int64_t walle_records_search(const uint8_t *data, size_t size, uint64_t first_id
             return (int64_t)offset;
     }
     return -1;
+}
+
+/* Returns how many bytes there are; what cannot be read is taken for the end of the file. */
+static size_t read_at(int fd, uint8_t *data, size_t size, uint64_t offset)
+{
+    size_t done = 0;
+    while (done < size) {
+        ssize_t count = pread(fd, data + done, size - done, (off_t)(offset + done));
+        if (count < 0 && errno == EINTR)
+            continue;
+        if (count <= 0)
+            break;
+        done += (size_t)count;
+    }
+    return done;
+}
+
+/* Checks the records of a file from `place` on, until one fails, or ends at byte `end` or with the
+ * entry `last_id`; `place` is then behind the last good one.
+ *
+ * buffer: room for any record.
+ * chains: room for buffer_size / WALLE_RECORD_HEADER_SIZE words.
+ */
+void walle_records_follow(int fd, walle_records_place *place, uint64_t end, uint64_t last_id,
+                          uint8_t *buffer, size_t buffer_size, uint64_t *chains)
+{
+    size_t step = buffer_size < STEP_SIZE ? buffer_size : STEP_SIZE;
+    while (place->offset < end && place->entry_id < last_id) {
+        uint64_t rest = end - place->offset, found[WALLE_RECORDS_FOUND_COUNT];
+        size_t size = read_at(fd, buffer, rest < step ? (size_t)rest : step, place->offset);
+        walle_records_scan(buffer, size, 1, place->entry_id, place->chain,
+                           last_id - place->entry_id, size, chains, found);
+        uint64_t count = found[WALLE_RECORDS_COUNT];
+        if (count) {
+            place->offset += found[WALLE_RECORDS_SIZE];
+            place->entry_id += count;
+            place->chain = chains[count - 1];
+        } else if (found[WALLE_RECORDS_STOP] == WALLE_RECORDS_SHORT && step < buffer_size) {
+            step = buffer_size; /* a record larger than a step */
+        } else {
+            return;
+        }
+    }
 }

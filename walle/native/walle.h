@@ -69,6 +69,16 @@ void walle_records_scan(const uint8_t *data, size_t size, int has_after, uint64_
 int64_t walle_records_seek(const uint8_t *data, size_t size, uint64_t entry_id);
 int64_t walle_records_search(const uint8_t *data, size_t size, uint64_t first_id);
 
+/* Where in a file a record begins, and the entry before it. */
+typedef struct walle_records_place {
+    uint64_t offset;
+    uint64_t entry_id;
+    uint64_t chain;
+} walle_records_place;
+
+void walle_records_follow(int fd, walle_records_place *place, uint64_t end, uint64_t last_id,
+                          uint8_t *buffer, size_t buffer_size, uint64_t *chains);
+
 /* ring.c: `walle/ring/spsc.py` draws the ring and says who may call what. */
 #define WALLE_RING_CONTROL_SIZE 320
 #define WALLE_RING_HEADER_SIZE 8

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from walle.data_directory import OWNER
 from walle.errors import ConfigError, CorruptionError
 from walle.ids import IdRange, Position
-from walle.record import RECORD_BYTES_MAX, Scan, Stop, decode, scan
+from walle.native import FilePlace
+from walle.record import Stop, decode, scan
 from walle.storage import journal, notes
 from walle.storage.manifest import Kind
 from walle.storage.recovery import Side, side_of
@@ -28,10 +29,6 @@ if TYPE_CHECKING:
     from walle.segments.replica import Replica
     from walle.storage.examine import Examined
     from walle.storage.manifest import ExtentRecord, StreamRecord
-
-STEP_BYTES = RECORD_BYTES_MAX
-"""What is read at a time: any record fits, and a processor's cache keeps much of it until it is
-checked."""
 
 _STOPS = {
     Stop.BAD_PADDING: "padding that is not zero",
@@ -232,28 +229,20 @@ class _SegmentCheck:
     # --- records ----------------------------------------------------------------------------------
 
     def _count_good(self, extent: ExtentRecord) -> int:
-        """How many records the extent has; 0: it takes a closer look, not all is well. They are
-        read in steps, and as copies, which are faster than maps."""
-        end, wanted = extent.end, extent.last
+        """How many records the extent has; 0: it takes a closer look, not all is well."""
+        end, last, committed = extent.end, extent.last, self._stream.committed
         if not extent.is_sealed:
-            _, _, end, wanted = self._newest
-        at, last = extent.offset, Position(extent.first_id - 1, extent.prev_chain)
-        buffer = memoryview(bytearray(max(0, min(STEP_BYTES, end - at))))
-        while at < end:
-            buffer = buffer[: end - at]
-            size = self._files.read_into(self._segment.path, at, buffer)
-            found = scan(buffer[:size], after=last)
-            if not found.count or self._denies_committed(extent, found):
+            _, _, end, last = self._newest
+        wanted = [last]
+        if extent.kind == Kind.RUN and extent.first_id <= committed.entry_id <= last.entry_id:
+            wanted.insert(0, committed)
+        place = FilePlace(extent.offset, extent.first_id - 1, extent.prev_chain)
+        for position in wanted:
+            path, last_id = self._segment.path, position.entry_id
+            place = self._files.follow(path, place, end=end, last_id=last_id)
+            if place[1:] != position:
                 return 0
-            at += found.size
-            last = found.last
-        return last.entry_id + 1 - extent.first_id if last == wanted else 0
-
-    def _denies_committed(self, extent: ExtentRecord, found: Scan) -> bool:
-        """Whether the entry that is committed has another chain in these records."""
-        committed, index = self._stream.committed, self._stream.committed.entry_id - found.first_id
-        is_there = extent.kind == Kind.RUN and 0 <= index < found.count
-        return is_there and found.chains[index] != committed.chain
+        return last.entry_id + 1 - extent.first_id if place.offset == end else 0
 
     def _check_extent(self, extent: ExtentRecord, examined: Examined) -> None:
         """Finds out what is wrong with the extent, if anything is."""

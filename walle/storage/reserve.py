@@ -47,7 +47,7 @@ class Reserve:
         self.map = files.map
         self.can_see = files.can_see
         self.read = files.read
-        self.read_into = files.read_into
+        self.follow = files.follow
         self.refresh = files.refresh
         self.size_of = files.size_of
         self.rename = files.rename

@@ -20,11 +20,13 @@ import os
 from typing import TYPE_CHECKING, Protocol, cast
 
 from walle.limits import KIB
-from walle.native import sync_files
+from walle.native import records_follow, sync_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
+
+    from walle.native import FilePlace
 
 BUFFERS_COUNT_MAX: int = os.sysconf("SC_IOV_MAX")
 FILE_MODE = 0o600
@@ -80,9 +82,8 @@ class Files(Protocol):
         """A copy of these bytes of a file, or of those that it has. What the device cannot read is
         zeros, which pass no check."""
 
-    def read_into(self, path: Path, start: int, buffer: memoryview) -> int:
-        """The same into a buffer, as far as it reaches; returns how many bytes the file has there.
-        For whoever reads much: fresh memory costs more than what is put into it."""
+    def follow(self, path: Path, place: FilePlace, *, end: int, last_id: int) -> FilePlace:
+        """As `walle.native.records_follow`, of a file: for whoever reads much, at little cost."""
 
     def refresh(self, path: Path, start: int, end: int) -> None:
         """Lets the next `read` of these bytes show what is on the device, not what is in memory, if
@@ -151,7 +152,10 @@ def _size(file: RealFile) -> int:
 
 
 def _read_into(file: RealFile, data: memoryview, start: int) -> int:
-    """Reads what is at byte `start` of the file; returns how much of `data` it has filled."""
+    """Reads what is at byte `start` of the file; returns how much of `data` it has filled.
+
+    data: zeros.
+    """
     done = 0
     while done < len(data):
         try:
@@ -160,12 +164,10 @@ def _read_into(file: RealFile, data: memoryview, start: int) -> int:
             if error.errno != errno.EIO:
                 raise
             count = READ_BYTES_MIN - (start + done) % READ_BYTES_MIN
-            count = min(count, len(data) - done)
-            data[done : done + count] = bytes(count)
         if not count:  # it has become shorter meanwhile
             break
         done += count
-    return done
+    return min(done, len(data))
 
 
 class _Map(mmap.mmap):
@@ -236,10 +238,10 @@ class RealFiles:
         finally:
             file.close()
 
-    def read_into(self, path: Path, start: int, buffer: memoryview) -> int:
+    def follow(self, path: Path, place: FilePlace, *, end: int, last_id: int) -> FilePlace:
         file = RealFile(path, os.O_RDONLY)
         try:
-            return _read_into(file, buffer, start)
+            return records_follow(file.fd, place, end=end, last_id=last_id)
         finally:
             file.close()
 

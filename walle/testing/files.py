@@ -13,6 +13,9 @@ import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
+from walle.ids import Position
+from walle.native import FilePlace
+from walle.record import scan
 from walle.testing.violation import require
 
 if TYPE_CHECKING:
@@ -192,10 +195,13 @@ class SimulatedFiles:
     def read(self, path: Path, start: int, end: int) -> memoryview:
         return memoryview(bytes(self._inode(path).data[start:end]))
 
-    def read_into(self, path: Path, start: int, buffer: memoryview) -> int:
-        data = self.read(path, start, start + len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
+    def follow(self, path: Path, place: FilePlace, *, end: int, last_id: int) -> FilePlace:
+        found = scan(
+            self.read(path, place.offset, end),
+            after=Position(place.entry_id, place.chain),
+            count_max=max(last_id - place.entry_id, 0),
+        )
+        return FilePlace(place.offset + found.size, *found.last) if found.count else place
 
     def refresh(self, path: Path, start: int, end: int) -> None:  # noqa: ARG002
         self._inode(path).drop_clean_pages()
