@@ -321,6 +321,50 @@ class TrimStream(NamedTuple):
     before_us: U64
 
 
+class SetMembers(NamedTuple):
+    """Answered by StreamInfo once the change has begun, or if these are the members already.
+    Idempotent: whether it has ended, DescribeChange tells.
+
+    members: the node ids that are to be the members; empty: the present ones but `without`.
+    without: the node whose place another one takes, placed as for a new stream; empty with members.
+    force: 1: the change ends though too few of the new members hold some of the entries. What
+        nobody else holds is lost.
+    """
+
+    name: str
+    members: tuple[str, ...]
+    without: str
+    force: U8
+
+
+class DescribeChange(NamedTuple):
+    """How far is the change of the stream's members?"""
+
+    name: str
+
+
+class ChangeInfo(NamedTuple):
+    """stream: without old members no change is under way.
+    waits_for: what the change waits for, for people; empty where none is under way.
+    ranges: the entries that too few of the new members hold, when it waits for that: the lowest of
+        them.
+    """
+
+    stream: StreamInfo
+    waits_for: str
+    ranges: tuple[Gap, ...]
+
+
+class DeleteStream(NamedTuple):
+    """Answered by StreamInfo, as it was last, once the stream is no more. Idempotent.
+
+    stream_id: of the stream that has that name.
+    """
+
+    name: str
+    stream_id: U64
+
+
 class Status(NamedTuple):
     """What this node knows of itself, of the cluster and of its streams with an id above `after`,
     as many as fit an answer."""
@@ -640,6 +684,10 @@ TYPES: dict[int, type[Any]] = {
     83: ConfirmReply,
     84: AskHeld,
     85: AskHeldReply,
+    90: SetMembers,
+    91: DescribeChange,
+    92: ChangeInfo,
+    93: DeleteStream,
 }
 
 CODES: dict[type[Any], int] = {cls: code for code, cls in TYPES.items()}
@@ -656,6 +704,9 @@ ANSWERS: dict[type[Any], type[Any]] = {
     Status: StatusReply,
     SetStream: StreamInfo,
     TrimStream: StreamInfo,
+    SetMembers: StreamInfo,
+    DescribeChange: ChangeInfo,
+    DeleteStream: StreamInfo,
     NewWriter: NewWriterReply,
     ReadTail: ReadTailReply,
     Sync: SyncReply,

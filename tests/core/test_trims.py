@@ -32,6 +32,7 @@ from walle.messages import (
     PutReply,
     Read,
     Release,
+    SetMembers,
     Stamp,
     StreamInfo,
     Sync,
@@ -446,7 +447,7 @@ def test_trim_waits_for_a_change_of_members_and_the_other_way_round() -> None:
     assert manager is not None
     cluster.lose = is_confirmation
     answers: list[Any] = []
-    manager.change_members("/s", ("n1", "n2", "n4"), answers.append)
+    manager.change(SetMembers("/s", ("n1", "n2", "n4"), "", 0), answers.append)
     cluster.collect(boss)
     cluster.run(1_000)
     assert [each.version for each in answers] == [2]
@@ -474,7 +475,7 @@ def test_change_of_members_needs_nothing_of_what_is_trimmed() -> None:
     boss = cluster.boss
     manager = cluster.nodes[boss].manager
     assert manager is not None
-    manager.change_members("/s", ("n1", "n4"), lambda _answer: None)
+    manager.change(SetMembers("/s", ("n1", "n4"), "", 0), lambda _answer: None)
     cluster.collect(boss)
     cluster.run(20_000)
     record = cluster.nodes[boss].cluster.streams[cluster.stream_id]

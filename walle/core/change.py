@@ -49,6 +49,7 @@ class Change:
     record: the stream, with its joint topology, which is committed in `/cluster`.
     on_end: called once, when the new topology may be published.
     waits_for: why the change has not ended yet, for people.
+    lacking: the entries that too few of the new members hold, once it waits for that.
     """
 
     def __init__(self, context: Context, record: StreamRecord, on_end: Callable[[], None]) -> None:
@@ -61,7 +62,9 @@ class Change:
         self._teller: Call | None = None
         self._key = ("change", record.stream_id)
         self._mark = 0
+        self._is_forced = False
         self.waits_for = ""
+        self.lacking: list[IdRange] = []
 
     def start(self) -> None:
         """Tells all members, old and new; goes on once enough of them have the version."""
@@ -77,6 +80,13 @@ class Change:
 
         self.waits_for = "a majority of the old and of the new members to take the new version"
         self._teller = tell(self._context, self._record, on_reply, NEVER)
+
+    def force(self) -> None:
+        """Waits no longer until enough of the new members hold every entry; for all else it does:
+        without it, entries could be lost that nobody has been told of."""
+        self._is_forced = True
+        if self.lacking:
+            self._end()
 
     def stop(self) -> None:
         """This node is no longer the manager."""
@@ -148,12 +158,11 @@ class Change:
                 missing[node] = [IdRange(*gap) for gap in reply.gaps]
                 if reply.end < wanted.end:
                     missing[node].append(IdRange(reply.end, wanted.end))
-                lacking = uncovered(wanted, missing, topology.members)
-                if not lacking:
-                    self.stop()
-                    self._on_end()
+                self.lacking = uncovered(wanted, missing, topology.members)
+                if not self.lacking or self._is_forced:
+                    self._end()
                 else:
-                    ranges = ", ".join(map(str, lacking))
+                    ranges = ", ".join(map(str, self.lacking))
                     self.waits_for = f"a majority of the new members to hold {ranges}"
 
         self._ask(
@@ -162,6 +171,12 @@ class Change:
             on_reply,
             lambda: self._cover(committed_id),
         )
+
+    def _end(self) -> None:
+        self.stop()
+        self.lacking = []
+        self.waits_for = "the new version to be committed"
+        self._on_end()
 
     # --- asking -----------------------------------------------------------------------------------
 

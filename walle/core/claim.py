@@ -162,7 +162,10 @@ class Claim:
         """Begins; or begins anew, above every writer id seen so far."""
         self._topology = self._newest_topology()
         self._context.timers.set(("claim", id(self)), self._until_ns, self._give_up)
-        if self._force:
+        if not self._topology.everyone:
+            self._failure = "it was deleted"
+            self._give_up()
+        elif self._force:
             self._ask_promises()
         else:
             self._wait_for_leases()

@@ -8,11 +8,13 @@ An entry is one change, as a JSON object: readable with any tool, and never in a
     {"change": "settings", "stream": ID, "settings": {KEY: VALUE, ...}}
     {"change": "members", "stream": ID, "version": V, "members": [NODE, ...], "old": [NODE, ...]}
     {"change": "trim", "stream": ID, "first": ENTRY, "chain": HEX}
+    {"change": "delete_stream", "stream": ID}
 
 A NODE_RECORD is {"id": NODE, "address": ADDRESS, "identity": HEX, "zone": ZONE, "capacity": N}.
 "members" is written twice for each change of a stream's members: joint, with the old ones in "old",
 and, when the change may end, without them. "first" is a stream's first entry, "chain" the chain of
-the one before it. A stream's id is the id of the entry that created it. Entry 1 forms the cluster
+the one before it. A stream's id is the id of the entry that created it. What comes for one that
+was deleted meanwhile has no effect. Entry 1 forms the cluster
 and creates `/cluster` itself, with all forming nodes as its members.
 """
 
@@ -31,8 +33,10 @@ from walle.messages import (
     COMPRESSIONS,
     UNCHANGED,
     CreateStream,
+    DeleteStream,
     NodeAddress,
     NodeRecord,
+    SetMembers,
     SetStream,
     StreamInfo,
     StreamSettings,
@@ -139,6 +143,11 @@ def encode_trim(stream_id: int, origin: Position) -> bytes:
     )
 
 
+def encode_delete_stream(stream_id: int) -> bytes:
+    """The entry that deletes the stream."""
+    return _encode({"change": "delete_stream", "stream": stream_id})
+
+
 def cluster_topology(nodes: Iterable[NodeRecord]) -> StreamTopology:
     """The topology of `/cluster` itself, from the nodes that form the cluster."""
     return StreamTopology(version=1, members=tuple(sorted(node.node_id for node in nodes)))
@@ -174,6 +183,7 @@ class ClusterState:
     """The nodes and streams of the cluster, up to `applied_id`.
 
     joint: the streams whose members are being changed.
+    deleted: the streams that are no more, without members. Ids are never used again; names may be.
     """
 
     def __init__(self) -> None:
@@ -182,6 +192,7 @@ class ClusterState:
         self.nodes: dict[str, NodeRecord] = {}
         self.streams: dict[int, StreamRecord] = {}
         self.joint: set[int] = set()
+        self.deleted: dict[int, StreamRecord] = {}
         self._ids: dict[str, int] = {}
 
     def form(self, cluster_id: bytes, nodes: Iterable[NodeRecord]) -> None:
@@ -209,15 +220,23 @@ class ClusterState:
                 )
                 settings = StreamSettings(**change["settings"])
                 return self._add(StreamRecord(entry_id, change["name"], topology, settings))
+            case "settings" | "trim" | "members" | "delete_stream":
+                is_deleted = change["stream"] in self.deleted
+                return None if is_deleted else self._change(change)
+            case unknown:
+                raise InvariantError(f"{CLUSTER_STREAM_NAME} entry {entry_id}: change {unknown!r}")
+
+    def _change(self, change: dict[str, Any]) -> StreamRecord:
+        """Applies what concerns one stream that there is; returns it."""
+        record = self.streams[change["stream"]]
+        match change["change"]:
             case "settings":
                 settings = StreamSettings(**change["settings"])
-                return self._add(self.streams[change["stream"]]._replace(settings=settings))
+                return self._add(record._replace(settings=settings))
             case "trim":
-                record = self.streams[change["stream"]]
                 origin = Position(change["first"] - 1, int(change["chain"], 16))
                 return self._add(record._replace(topology=record.topology.trimmed(origin)))
             case "members":
-                record = self.streams[change["stream"]]
                 topology = record.topology._replace(
                     version=change["version"],
                     members=tuple(change["members"]),
@@ -226,8 +245,8 @@ class ClusterState:
                 if topology.version != record.topology.version + 1:
                     raise InvariantError(f"{record.name}: {topology} follows {record.topology}")
                 return self._add(record._replace(topology=topology))
-            case unknown:
-                raise InvariantError(f"{CLUSTER_STREAM_NAME} entry {entry_id}: change {unknown!r}")
+            case _:
+                return self._delete(record)
 
     def _add(self, record: StreamRecord) -> StreamRecord:
         self.streams[record.stream_id] = record
@@ -238,10 +257,23 @@ class ClusterState:
             self.joint.discard(record.stream_id)
         return record
 
+    def _delete(self, record: StreamRecord) -> StreamRecord:
+        """The stream without members, under a version of its own: whoever was one leaves."""
+        version = record.topology.version + 1
+        topology = record.topology._replace(version=version, members=(), old_members=())
+        del self.streams[record.stream_id], self._ids[record.name]
+        self.joint.discard(record.stream_id)
+        self.deleted[record.stream_id] = deleted = record._replace(topology=topology)
+        return deleted
+
     def find(self, name: str) -> StreamRecord | None:
         """The stream of that name."""
         stream_id = self._ids.get(name)
         return None if stream_id is None else self.streams[stream_id]
+
+    def topology_of(self, stream_id: int) -> StreamTopology:
+        """Of a stream that there is, or that was deleted."""
+        return (self.streams.get(stream_id) or self.deleted[stream_id]).topology
 
     def info(self, record: StreamRecord) -> StreamInfo:
         """The stream's topology with its members' addresses, and its settings."""
@@ -256,13 +288,25 @@ class ClusterState:
             record.settings,
         )
 
+    def look_up(self, name: str) -> StreamRecord | Refusal:
+        """The stream of that name, or that there is none."""
+        return self.find(name) or no_stream(name)
+
     def plan_change(self, name: str) -> StreamRecord | Refusal:
-        """The stream, if it is one that can be changed."""
-        record = self.find(name)
-        if record is None:
-            return no_stream(name)
-        if record.stream_id == STREAM_CLUSTER:
-            return Refusal(Code.BAD_REQUEST, f"{CLUSTER_STREAM_NAME} cannot be changed")
+        """The stream, if it is one that can be changed in other things than its members."""
+        record = self.look_up(name)
+        if isinstance(record, StreamRecord) and record.stream_id == STREAM_CLUSTER:
+            text = f"{CLUSTER_STREAM_NAME} cannot be changed but in its members"
+            return Refusal(Code.BAD_REQUEST, text)
+        return record
+
+    def plan_deletion(self, request: DeleteStream) -> StreamRecord | Refusal:
+        """The stream to delete; without members, if it was deleted before."""
+        deleted = self.deleted.get(request.stream_id)
+        record = deleted or self.plan_change(request.name)
+        if isinstance(record, StreamRecord) and record.stream_id != request.stream_id:
+            text = f"{request.name} is stream {record.stream_id} now, not {request.stream_id}"
+            return Refusal(Code.BAD_REQUEST, text)
         return record
 
     def plan_settings(self, request: SetStream) -> StreamRecord | Refusal:
@@ -286,12 +330,18 @@ class ClusterState:
             return _refuse_joint(record)
         return record
 
-    def plan_members(self, name: str, members: tuple[str, ...]) -> StreamRecord | Refusal:
+    def plan_members(self, request: SetMembers) -> StreamRecord | Refusal:
         """The joint topology with which a change of the stream's members begins; the present one
         if these are its members, or become them, already."""
-        record = self.plan_change(name)
+        record = self.look_up(request.name)
         if isinstance(record, Refusal):
             return record
+        if bool(request.members) == bool(request.without):
+            text = "a change of members takes either the new ones, or one that is to be replaced"
+            return Refusal(Code.BAD_REQUEST, text)
+        members = request.members or self._members_without(record, request.without)
+        if isinstance(members, Refusal):
+            return members
         wrong = self._refuse_members(members)
         if wrong is not None:
             return wrong
@@ -308,12 +358,29 @@ class ClusterState:
             )
         )
 
+    def _members_without(self, record: StreamRecord, node: str) -> tuple[str, ...] | Refusal:
+        """The stream's members, with another node in the place of that one."""
+        topology = record.topology
+        if node not in topology.members:
+            return topology.members if node in self.nodes else self._no_node(node)
+        others = [other for other in self.nodes if other not in topology.everyone]
+        if not others:
+            text = (
+                f"no other node can take the place of {node} in {record.name}: all are members of "
+                "it; let one join, or name fewer members"
+            )
+            return Refusal(Code.BAD_REQUEST, text)
+        stay = [member for member in topology.members if member != node]
+        return (*stay, *place(record.name, others, 1))
+
+    def _no_node(self, node: str) -> Refusal:
+        known = ", ".join(sorted(self.nodes))
+        return Refusal(Code.BAD_REQUEST, f"no node {shown(node)}; the nodes are {known}")
+
     def _refuse_members(self, members: tuple[str, ...]) -> Refusal | None:
         unknown = [node for node in members if node not in self.nodes]
         if unknown:
-            known = ", ".join(sorted(self.nodes))
-            text = f"no node {shown(unknown[0])}; the nodes are {known}"
-            return Refusal(Code.BAD_REQUEST, text)
+            return self._no_node(unknown[0])
         if len(set(members)) != len(members):
             return Refusal(Code.BAD_REQUEST, "a node is named twice among the members")
         if not 1 <= len(members) <= MEMBERS_COUNT_MAX:

@@ -131,6 +131,13 @@ class Cut(NamedTuple):
     last: Position
 
 
+class Leave(NamedTuple):
+    """This node is no member of the stream any more: all entries go, and `accepted` with them, as
+    though the stream had just come to this node. What it has promised stays, and the topology."""
+
+    stream_id: U64
+
+
 # --- actions that need no sync --------------------------------------------------------------------
 
 
@@ -189,6 +196,7 @@ Action: TypeAlias = (
     | CloseGap
     | DropFill
     | Cut
+    | Leave
     | Commit
     | ReadRecords
     | ReadOldest

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from walle.core.cluster import ClusterState
     from walle.core.context import Context
     from walle.core.effects import Address
-    from walle.core.manager import Manager
+    from walle.core.manager import Manager, Request
     from walle.core.member import Member
-    from walle.messages import CreateStream, Message, SetStream, TrimStream
+    from walle.messages import Message
     from walle.record import Batch
 
 CHANGE_MS = 5_000
@@ -39,9 +39,7 @@ class Forwarding:
         self._manager = manager
         self._count = 0
 
-    def change(
-        self, sender: Address, request_id: int, request: CreateStream | SetStream | TrimStream
-    ) -> None:
+    def change(self, sender: Address, request_id: int, request: Request) -> None:
         """Handled by the manager, wherever it is."""
         own = self._manager()
         if own is not None and own.is_acting:

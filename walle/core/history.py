@@ -69,6 +69,12 @@ class History:
         return self.runs[-1].last if self.runs else self.origin
 
     @property
+    def is_empty(self) -> bool:
+        """Whether it holds nothing, not even what is not proved, and knows of no commit point."""
+        is_at_origin = self.committed == self.origin
+        return is_at_origin and not (self.runs or self.aside or self.fill)
+
+    @property
     def suffix_count(self) -> int:
         """Entries in (committed, tail]."""
         return self.tail.entry_id - self.committed.entry_id

@@ -10,8 +10,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from walle.errors import Code
+from walle.ids import NO_WRITER
 from walle.limits import GAPS_LISTED_MAX
-from walle.messages import AdoptReply, AskHeld, AskHeldReply, Confirm, ConfirmReply, Gap
+from walle.messages import AdoptReply, AskHeld, AskHeldReply, Confirm, ConfirmReply, Failure, Gap
 
 if TYPE_CHECKING:
     from walle.core.effects import Address
@@ -38,6 +39,23 @@ class Joining:
             self.mark, self._confirmed_id = 0, None
         if newest != member.topology:
             member.set_topology(newest)
+        self.leave_if_left_out()
+
+    def leave_if_left_out(self) -> None:
+        """Leaves, if the topology does not name this node and that is not done yet."""
+        member = self._member
+        if not member.is_named and not (member.history.is_empty and member.accepted == NO_WRITER):
+            member.context.outbox.note(f"{member.name}: this node is no member of it any more")
+            member.leave()
+
+    def refusal(self) -> Failure:
+        """Why this node, which the topology does not name, serves nobody."""
+        member = self._member
+        node, members = member.context.node_id, ", ".join(member.topology.everyone)
+        if not members:
+            return was_deleted(member.name)
+        text = f"{node} is not a member of {member.name}; its members are {members}"
+        return Failure(Code.NOT_A_MEMBER, text)
 
     def adopted(self, sender: Address, request_id: int) -> None:
         """Answers the manager, once the topology is durable."""
@@ -83,3 +101,8 @@ class Joining:
         told = tuple(Gap(*gap) for gap in gaps[:GAPS_LISTED_MAX])
         reply = AskHeldReply(member.stream_id, code, member.topology.version, end, told)
         member.answer(sender, request_id, reply)
+
+
+def was_deleted(name: str) -> Failure:
+    """The stream is no more."""
+    return Failure(Code.UNKNOWN_STREAM, f"stream {name} was deleted")

@@ -6,16 +6,14 @@ pause. A new manager acts only after applying everything up to its claimed tail.
 
 from __future__ import annotations
 
-from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
-from walle.core.change import TELL_MS, Change, tell
+from walle.core.changing import Changing
 from walle.core.claim import Claim
 from walle.core.cluster import (
     Refusal,
     encode_create_stream,
     encode_form,
-    encode_members,
     encode_settings,
 )
 from walle.core.pipeline import Pipeline
@@ -23,16 +21,32 @@ from walle.core.trimming import Trimming
 from walle.core.writer import NodeWriter
 from walle.errors import Code
 from walle.limits import NS_PER_MS, QUESTIONS_COUNT_MAX
-from walle.messages import CreateStream, Failure, Release, SetStream, StreamInfo, TrimStream
+from walle.messages import (
+    ChangeInfo,
+    CreateStream,
+    DeleteStream,
+    DescribeChange,
+    Failure,
+    Release,
+    SetMembers,
+    SetStream,
+    StreamInfo,
+    TrimStream,
+)
 from walle.record import Encoder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from walle.core.claim import Claimed
-    from walle.core.cluster import ClusterState, StreamRecord
+    from walle.core.cluster import ClusterState
     from walle.core.context import Context
     from walle.core.member import Member
+
+Request: TypeAlias = (
+    CreateStream | SetStream | TrimStream | SetMembers | DescribeChange | DeleteStream
+)
+Answer: TypeAlias = StreamInfo | ChangeInfo | Failure
 
 LEASE_MS = 2_000
 CLAIM_MS = 4 * LEASE_MS
@@ -57,7 +71,7 @@ class Manager:
         self._encoder: Encoder | None = None
         self._claimed_id = 0
         self._waiting: dict[str, tuple[int, Callable[[StreamInfo | Failure], None]]] = {}
-        self.changes: dict[int, Change] = {}
+        self.changing = Changing(context, cluster, self._put_change, self._put)
         self._trimming = Trimming(context, cluster, self._put_change)
 
     @property
@@ -161,19 +175,21 @@ class Manager:
 
     # --- acting -----------------------------------------------------------------------------------
 
-    def change(
-        self,
-        request: CreateStream | SetStream | TrimStream,
-        answer: Callable[[StreamInfo | Failure], None],
-    ) -> None:
+    def change(self, request: Request, answer: Callable[[Answer], None]) -> None:
         """Does what is asked; answers once that is committed and applied here."""
         match request:
             case CreateStream():
                 self._create_stream(request, answer)
             case SetStream():
                 self._set_stream(request, answer)
-            case _:
+            case TrimStream():
                 self._trimming.trim(request, answer)
+            case SetMembers():
+                self.changing.set_members(request, answer)
+            case DescribeChange():
+                self.changing.describe(request, answer)
+            case _:
+                self.changing.delete(request, answer)
 
     def _create_stream(
         self, request: CreateStream, answer: Callable[[StreamInfo | Failure], None]
@@ -200,18 +216,6 @@ class Manager:
             change = encode_settings(plan.stream_id, plan.settings)
             self._put_change(request.name, change, answer)
 
-    def change_members(
-        self, name: str, members: tuple[str, ...], answer: Callable[[StreamInfo | Failure], None]
-    ) -> None:
-        """Begins to change a stream's members; answers once the joint version is committed."""
-        plan = self._cluster.plan_members(name, members)
-        if isinstance(plan, Refusal):
-            answer(Failure(*plan))
-        elif plan == self._cluster.find(name):
-            answer(self._cluster.info(plan))
-        else:
-            self._put_change(name, encode_members(plan.stream_id, plan.topology), answer)
-
     def _put_change(
         self, name: str, change: bytes, answer: Callable[[StreamInfo | Failure], None]
     ) -> None:
@@ -228,31 +232,11 @@ class Manager:
         else:
             self._waiting[name] = (self._put(change), answer)
 
-    def _go_on_with_changes(self) -> None:
-        """Every stream that is joint is changed on; what a former manager has begun, too."""
-        for stream_id in self.changes.keys() - self._cluster.joint:
-            record = self._cluster.streams[stream_id]
-            self.changes.pop(stream_id).stop()
-            tell(self._context, record, lambda *_: None, self._context.after_ms(TELL_MS))
-        for stream_id in self._cluster.joint - self.changes.keys():
-            record = self._cluster.streams[stream_id]
-            change = Change(self._context, record, partial(self._publish, record))
-            self.changes[stream_id] = change
-            change.start()
-
-    def _publish(self, record: StreamRecord) -> None:
-        """The change may end: the new members alone."""
-        topology = record.topology
-        alone = topology._replace(version=topology.version + 1, old_members=())
-        self._put(encode_members(record.stream_id, alone))
-
     def _end(self, writer: NodeWriter) -> None:
         """This node is no longer the manager, of which that was the writer."""
         writer.stop()
         self._writer = None
-        for change in self.changes.values():
-            change.stop()
-        self.changes.clear()
+        self.changing.stop()
         waiting, self._waiting = self._waiting, {}
         for _, answer in waiting.values():
             answer(OVERTAKEN)
@@ -261,7 +245,7 @@ class Manager:
     def on_applied(self) -> None:
         """Entries of `/cluster` have been applied: answers whoever waited for them."""
         if self.is_acting:
-            self._go_on_with_changes()
+            self.changing.go_on()
         done = [
             name
             for name, (entry_id, _) in self._waiting.items()

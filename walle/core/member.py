@@ -15,9 +15,11 @@ from walle.core import effects
 from walle.core.adoption import Adoption
 from walle.core.backfill import Backfill
 from walle.core.effects import NO_PROMISE, Promise
+from walle.core.history import History
 from walle.core.joining import Joining
 from walle.core.lease import OwedLeases
 from walle.core.orphan import Orphan
+from walle.core.question import FETCH_MS, fetch_one
 from walle.core.reading import Reading
 from walle.core.reorder import EarlyPut, ReorderQueue
 from walle.core.syncing import Syncing
@@ -32,8 +34,6 @@ from walle.limits import (
     UNCOMMITTED_ENTRIES_MAX,
 )
 from walle.messages import (
-    Fetch,
-    FetchReply,
     NewWriter,
     NewWriterReply,
     Put,
@@ -51,14 +51,12 @@ if TYPE_CHECKING:
 
     from walle.core.context import Context
     from walle.core.effects import Action, Address
-    from walle.core.history import History
     from walle.core.topology import StreamTopology
     from walle.messages import Message
     from walle.record import Batch
 
 COMMIT_ORDER_ENTRIES = COMMITTED_LAG_ENTRIES_MAX // 4
 COMMIT_ORDER_MS = 50
-FETCH_MS = 2_000
 REPEAT_JUMP_MS = 200
 
 
@@ -124,7 +122,8 @@ class Member:
         self.adoption = Adoption(context, self)
 
     def start(self) -> None:
-        """Takes up what was left undone: gaps, and a suffix without a writer."""
+        """Takes up what was left undone: gaps, and a suffix without a writer; or to leave."""
+        self.joining.leave_if_left_out()
         self.backfill.start()
         self.orphan.watch()
 
@@ -219,6 +218,22 @@ class Member:
         self.backfill.on_topology()
         self._take_reordered()
         self._changed()
+
+    def leave(self) -> None:
+        """The topology does not name this node any more. Others hold what it holds: that goes.
+        Its promise stays, for the case that it becomes a member again, and the version."""
+        self._reordered.clear()
+        if self._missing is not None:
+            self._forget_missing(up_to=self._missing.entry_id)
+        self.context.timers.cancel(("commit", self.stream_id))
+        self.syncing.cancel()
+        self.reading.refuse_all(self.joining.refusal())
+        self.watching.refuse_all(self.joining.refusal())
+        origin = self.topology.origin
+        self.history = History(origin, committed=origin, base=origin)
+        self._noted_id = origin.entry_id
+        self.accepted, self.doubtful_id = NO_WRITER, 0
+        self.order(effects.Leave(self.stream_id))
 
     # --- put --------------------------------------------------------------------------------------
 
@@ -447,7 +462,7 @@ class Member:
                 self._set_jump_alarm(REPEAT_JUMP_MS)
 
         self._set_jump_alarm(2 * FETCH_MS)  # nothing else sets it while the fetch is under way
-        self.fetch_one(missing, on_record, on_end)
+        fetch_one(self, missing, on_record, on_end)
 
     def _set_jump_alarm(self, ms: float) -> None:
         self.context.timers.set(("jump", self.stream_id), self.context.after_ms(ms), self._jump)
@@ -458,22 +473,6 @@ class Member:
             self._missing = None
             self.context.timers.cancel(("jump", self.stream_id))
 
-    def fetch_one(
-        self, position: Position, on_record: Callable[[Batch], None], on_end: Callable[[], None]
-    ) -> None:
-        """Fetches the one record at `position` from any other member, and checks its chain."""
-
-        def on_reply(_node: str, reply: Message, batch: Batch | None) -> None:
-            if isinstance(reply, FetchReply) and batch is not None and batch.last == position:
-                call.finish()
-                on_record(batch)
-
-        question = Fetch(self.stream_id, position.entry_id, position.entry_id + 1, 0, 0, 1)
-        until_ns = self.context.after_ms(FETCH_MS)
-        call = self.context.calls.ask(
-            self.others, question, on_reply, until_ns=until_ns, on_end=on_end
-        )
-
     def jump_to(self, committed: Position, batch: Batch, writer: WriterId | None) -> None:
         """Makes `committed`, an entry of the batch, the commit point, on a new run if need be.
 
@@ -481,7 +480,7 @@ class Member:
             a claim or another member told it, and `accepted` does not change.
         """
         history = self.history
-        if committed.entry_id <= history.committed.entry_id:
+        if committed.entry_id <= history.committed.entry_id or not self.is_named:
             return
         if history.holds(committed):  # it has arrived meanwhile
             self._commit_held(committed, writer)
@@ -528,7 +527,7 @@ class Member:
             def on_end() -> None:
                 self._learning = False
 
-            self.fetch_one(committed, on_record, on_end)
+            fetch_one(self, committed, on_record, on_end)
 
     # --- claim ------------------------------------------------------------------------------------
 

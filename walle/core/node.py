@@ -18,6 +18,7 @@ from walle.core.follower import Follower
 from walle.core.forwarding import Forwarding
 from walle.core.handshake import Handshake
 from walle.core.history import History
+from walle.core.joining import was_deleted
 from walle.core.manager import Manager
 from walle.core.member import Member, State
 from walle.core.news import News
@@ -37,7 +38,9 @@ from walle.messages import (
     Claim,
     Confirm,
     CreateStream,
+    DeleteStream,
     Describe,
+    DescribeChange,
     Failure,
     Fetch,
     Form,
@@ -51,6 +54,7 @@ from walle.messages import (
     Read,
     ReadTail,
     Release,
+    SetMembers,
     SetStream,
     Stamp,
     Status,
@@ -232,6 +236,9 @@ class Node:
             CreateStream: self._forwarding.change,
             SetStream: self._forwarding.change,
             TrimStream: self._forwarding.change,
+            SetMembers: self._forwarding.change,
+            DescribeChange: self._forwarding.change,
+            DeleteStream: self._forwarding.change,
             Status: self._on_status,
             NewWriter: self._to_member(Member.new_writer),
             ReadTail: self._to_member(Member.read_tail),
@@ -286,25 +293,31 @@ class Node:
         request_id: int,
         message: Message,
         then: Callable[[Member], None],
+        *,
+        is_labelled: bool = False,
     ) -> None:
-        """Calls `then` with the stream's member here, or answers why there is none."""
-        member = self.members.get(message.stream_id)
-        if member is not None:
-            then(member)
-            return
-        code, text = self._why_no_member(message.stream_id)
-        self._fail(sender, request_id, code, text)
+        """Calls `then` with the stream's member here, or answers why there is none.
 
-    def _why_no_member(self, stream_id: int) -> tuple[Code, str]:
-        record = self.cluster.streams.get(stream_id)
+        is_labelled: the request has the stream's version. What once was a member answers, too.
+        """
+        member = self.members.get(message.stream_id)
+        if member is None:
+            self.context.send(sender, self._why_no_member(message.stream_id), request_id)
+        elif member.is_named or is_labelled:
+            then(member)
+        else:
+            self.context.send(sender, member.joining.refusal(), request_id)
+
+    def _why_no_member(self, stream_id: int) -> Failure:
+        record, node = self.cluster.streams.get(stream_id), self.context.node_id
+        if stream_id in self.cluster.deleted:
+            return was_deleted(self.cluster.deleted[stream_id].name)
         if record is None:
             self._catch_up()
-            return Code.BUSY, f"{self.context.node_id} does not know stream {stream_id} yet"
+            return Failure(Code.BUSY, f"{node} does not know stream {stream_id} yet")
         members = ", ".join(record.topology.everyone)
-        return (
-            Code.NOT_A_MEMBER,
-            f"{self.context.node_id} is not a member of {record.name}; its members are {members}",
-        )
+        text = f"{node} is not a member of {record.name}; its members are {members}"
+        return Failure(Code.NOT_A_MEMBER, text)
 
     def _to_member(
         self, method: Callable[[Member, Address, int, Any], None]
@@ -315,6 +328,7 @@ class Node:
                 request_id,
                 message,
                 lambda member: method(member, sender, request_id, message),
+                is_labelled=True,
             )
 
         return handle
@@ -363,19 +377,27 @@ class Node:
         self._follower.follow()
 
     def _on_stream(self, record: StreamRecord) -> None:
-        """`/cluster` tells of a new stream, of new members, or of a trim."""
-        member = self.members.get(record.stream_id)
+        """`/cluster` tells of a new stream, of new members, of a trim, or of a deletion."""
+        stream_id = record.stream_id
+        member = self.members.get(stream_id)
         if member is not None:
             member.joining.adopt(record.topology)
         elif self.context.node_id in record.topology.everyone:
             self._create_member(record)
+        if stream_id in self.cluster.deleted:
+            self.members.pop(stream_id, None)
 
     def _on_adopt(self, sender: Address, request_id: int, message: Adopt) -> None:
         """The manager tells what is committed in `/cluster`, which this node may not have yet."""
         topology = StreamTopology(*message[2:])
-        self._on_stream(StreamRecord(message.stream_id, message.name, topology))
+        if message.stream_id not in self.cluster.deleted:
+            self._on_stream(StreamRecord(message.stream_id, message.name, topology))
         self._with_member(
-            sender, request_id, message, lambda member: member.joining.adopted(sender, request_id)
+            sender,
+            request_id,
+            message,
+            lambda member: member.joining.adopted(sender, request_id),
+            is_labelled=True,
         )
 
     def _catch_up(self) -> None:
@@ -387,27 +409,38 @@ class Node:
     def _on_put(self, sender: Address, request_id: int, put: Put, batch: Batch | None) -> None:
         member = self.members.get(put.stream_id)
         if member is None:
-            code, _ = self._why_no_member(put.stream_id)
-            reply = PutReply(
-                put.stream_id, code, 0, put.writer, put.transmission, ORIGIN, ORIGIN, ""
-            )
-            self.context.send(sender, reply, request_id)
+            self._refuse_put(sender, request_id, put)
         elif put.relay:
             self._writers.relay(sender, request_id, put, batch, member)
         else:
             member.put(sender, request_id, put, batch)
 
+    def _refuse_put(self, sender: Address, request_id: int, put: Put) -> None:
+        """There is no member here. A stream that was deleted has a version without members."""
+        code, version = Code(self._why_no_member(put.stream_id).code), 0
+        if put.stream_id in self.cluster.deleted:
+            code = Code.NOT_A_MEMBER
+            version = self.cluster.topology_of(put.stream_id).version
+        reply = PutReply(
+            put.stream_id, code, version, put.writer, put.transmission, ORIGIN, ORIGIN, ""
+        )
+        self.context.send(sender, reply, request_id)
+
     def _on_claim(self, sender: Address, request_id: int, request: Claim) -> None:
         record = self.cluster.streams.get(request.stream_id)
         if record is None:
-            self._fail(sender, request_id, *self._why_no_member(request.stream_id))
+            self.context.send(sender, self._why_no_member(request.stream_id), request_id)
         else:
             self._writers.claim(sender, request_id, request, record)
 
     def _on_release(self, sender: Address, request_id: int, release: Release) -> None:
         handle = self._writers.release if release.relay else _release
         self._with_member(
-            sender, request_id, release, lambda member: handle(sender, request_id, release, member)
+            sender,
+            request_id,
+            release,
+            lambda member: handle(sender, request_id, release, member),
+            is_labelled=True,
         )
 
     # --- streams ----------------------------------------------------------------------------------
@@ -452,7 +485,7 @@ class Node:
         texts = (
             _to_json(self._stream_status(self.members[stream_id]))
             for stream_id in sorted(self.members)
-            if stream_id > ask.after
+            if stream_id > ask.after and self.members[stream_id].is_named
         )
         streams, more = _page(texts, len)
         body = _to_json(self._status())[:-1] + ',"streams":[' + ",".join(streams) + "]}"

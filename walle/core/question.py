@@ -1,13 +1,22 @@
-"""One question to the other members, put on behalf of everybody who wants its answer."""
+"""Questions to the other members: one on behalf of everybody who wants its answer; for a record."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from walle.messages import Fetch, FetchReply
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from walle.core.member import Member
+    from walle.ids import Position
+    from walle.messages import Message
+    from walle.record import Batch
+
 T = TypeVar("T")
+
+FETCH_MS = 2_000
 
 
 class SharedQuestion(Generic[T]):
@@ -42,3 +51,25 @@ class SharedQuestion(Generic[T]):
                 self._begin()
         for then in asked:
             then(answer)
+
+
+def fetch_one(
+    member: Member,
+    position: Position,
+    on_record: Callable[[Batch], None],
+    on_end: Callable[[], None],
+) -> None:
+    """Fetches the one record at `position` from any other member, and checks its chain."""
+
+    def on_reply(_node: str, reply: Message, batch: Batch | None) -> None:
+        if isinstance(reply, FetchReply) and batch is not None and batch.last == position:
+            call.finish()
+            on_record(batch)
+
+    call = member.context.calls.ask(
+        member.others,
+        Fetch(member.stream_id, position.entry_id, position.entry_id + 1, 0, 0, 1),
+        on_reply,
+        until_ns=member.context.after_ms(FETCH_MS),
+        on_end=on_end,
+    )

@@ -101,6 +101,12 @@ class Reading:
                 self._end(waiting)
                 self._context.send(waiting.sender, Failure(Code.NO_SPACE, text), waiting.request_id)
 
+    def refuse_all(self, failure: Failure) -> None:
+        """Nobody is served here any more: who waits must ask another member."""
+        for waiting in [*self._waiting.values()]:
+            self._end(waiting)
+            self._context.send(waiting.sender, failure, waiting.request_id)
+
     # --- waiting ----------------------------------------------------------------------------------
 
     def _must_wait(self, read: Read) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from walle.core.question import fetch_one
 from walle.errors import Code
 from walle.ids import STREAM_CLUSTER
 from walle.limits import ENTRY_ID_MAX, FETCH_BYTES_MAX
@@ -70,7 +71,8 @@ class Syncing:
         elif not self._has_room:
             self._end(message, Code.NO_SPACE)
         else:
-            member.fetch_one(
+            fetch_one(
+                member,
                 base,
                 lambda batch: self._jump(message, batch),
                 on_end=lambda: self._end(message, Code.CONFLICT),

@@ -72,6 +72,12 @@ class Watching:
             if not watch.is_asking and watch.ask.known != promised:
                 self._look(watch)
 
+    def refuse_all(self, failure: Failure) -> None:
+        """Nobody is answered here any more: who waits must ask another member."""
+        for watch in [*self._watches.values()]:
+            self._end(watch)
+            self._context.send(watch.sender, failure, watch.request_id)
+
     def _look(self, watch: Watch) -> None:
         watch.is_asking = True
         if watch.ask.local:

@@ -88,7 +88,7 @@ class Writers:
         claim = Claim(
             self._context,
             stream_id=stream_id,
-            topology=lambda: self._cluster.streams[stream_id].topology,
+            topology=lambda: self._cluster.topology_of(stream_id),
             above=member.promise.writer if member is not None else NO_WRITER,
             address=request.address,
             lease_ms=request.lease_ms,

@@ -50,6 +50,7 @@ _PLAIN = (
     effects.CloseGap,
     effects.DropFill,
     effects.Cut,
+    effects.Leave,
     effects.Commit,
 )
 _ALL = (

@@ -37,7 +37,8 @@ class StreamLog:
     next_number: of the stream's next segment file.
     has_unsynced: records were added that are not durable yet.
     garbage: segments in which no extent lies any more, to be removed once the journal says so.
-    trimmed: such ones that held trimmed entries last, perhaps many: their files may be used again.
+    trimmed: such ones that held trimmed entries last, or that this node has left, perhaps many:
+        their files may be used again.
     """
 
     def __init__(self, stream_id: int, name: str, topology: StreamTopology) -> None:
@@ -136,6 +137,20 @@ class StreamLog:
             else:
                 self._drop(group)
         self.aside = kept
+
+    def leave(self) -> None:
+        """This node is no member any more: all extents go, and all that was known of the history.
+
+        There may be many files: they are removed little by little.
+        """
+        origin = self.topology.origin
+        self._drop(self.extents())
+        self.runs, self.aside, self.fill = [], [], []
+        self.trimmed += self.garbage
+        self.garbage = []
+        self.committed = self.noted = origin
+        self.durable_id = origin.entry_id
+        self.accepted, self.doubtful_id = NO_WRITER, 0
 
     def start_extent(
         self, extents: list[Extent], kind: Kind, segment: Segment, before: Position

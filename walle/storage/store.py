@@ -98,6 +98,7 @@ class Store:
             effects.CloseGap: self._close_gap,
             effects.DropFill: self._drop_fill,
             effects.Cut: self._cut,
+            effects.Leave: self._leave,
             effects.Commit: self._commit,
         }
 
@@ -368,6 +369,11 @@ class Store:
             last=action.last,
         )
         self.scrubber.cut(log, Damage(action.after, action.last))
+        self._changed[log] = None
+
+    def _leave(self, action: effects.Leave) -> None:
+        log = self._log(action.stream_id)
+        log.leave()
         self._changed[log] = None
 
     def _add(self, log: StreamLog, kind: Kind, batch: Batch, skip: int, before: Position) -> None:

@@ -131,6 +131,8 @@ class Stream:
                 for entry_id in range(action.after.entry_id + 1, action.last.entry_id + 1):
                     del self.runs[entry_id]
                 self.journaled = history.committed
+            case effects.Leave():
+                self._leave()
             case effects.Commit():
                 history.commit(action.committed)
                 history.drop_covered_aside()
@@ -154,6 +156,13 @@ class Stream:
         """Drops the aside runs that the history has dropped."""
         kept = [(run.start, run.last.entry_id) for run in self.history.aside]
         self.aside = [each for each in self.aside if (min(each), max(each)) in kept]
+
+    def _leave(self) -> None:
+        """All goes but the promise and the topology."""
+        origin = self.topology.origin
+        self.history = History(origin, committed=origin, base=origin)
+        self.journaled, self.accepted, self.doubtful_id = origin, NO_WRITER, 0
+        self.runs, self.aside, self.fill = {}, [], {}
 
     def _accept(self, accepted: WriterId | None) -> None:
         if accepted is not None:
@@ -198,6 +207,11 @@ class Stream:
     def is_doubtful(self) -> bool:
         """Whether the member must not answer for its tail."""
         return self.doubtful_id > self.history.committed.entry_id
+
+    @property
+    def has_left(self) -> bool:
+        """Whether it is as a node that is no member leaves it, which holds nothing."""
+        return self.history.is_empty and self.accepted == NO_WRITER
 
     def rot(self, entry_id: int) -> None:
         """The record of that entry of a run is damaged, as a restart finds out. What is committed

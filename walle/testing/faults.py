@@ -5,7 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from walle.core import backfill, calls, history, member, reading, reorder, syncing, writers
+from walle.core import (
+    backfill,
+    calls,
+    history,
+    member,
+    question,
+    reading,
+    reorder,
+    syncing,
+    writers,
+)
 from walle.storage import extent, journal, pool, segment, store
 
 if TYPE_CHECKING:
@@ -22,6 +32,7 @@ SMALL: tuple[tuple[Any, str, int], ...] = (
     (calls, "REPEAT_MS_MIN", 10),
     (backfill, "FETCH_MS", 100),
     (syncing, "FETCH_MS", 100),
+    (question, "FETCH_MS", 100),
     (member, "FETCH_MS", 100),
     (segment, "SEGMENT_BYTES_MIN", 16_384),
     (segment, "SEGMENT_BYTES_MAX", 32_768),
@@ -55,6 +66,7 @@ class Faults:
         never comes back. One node of a run at the most has damage.
     full: that a node's disk becomes full, or has space again, at each step.
     change, trim: that a stream's members are changed, and that it is trimmed, at each step.
+    delete: that a stream is deleted, at each step.
     claim: that a client without a claim claims. force: that it takes over a running lease.
     leases_ms: the leases that are claimed.
     rates: of the clocks, drawn for each node and client.
@@ -85,6 +97,7 @@ class Faults:
     full: float = 0.0
     change: float = 0.0
     trim: float = 0.0
+    delete: float = 0.0
     claim: float = 0.1
     force: float = 0.3
     leases_ms: tuple[int, ...] = (100, 200, 800)
@@ -127,5 +140,6 @@ class Faults:
             leases_ms=rng.choice([(100, 200, 800), (100, 200, 800), (8, 20), (20, 800)]),
             rates=rng.choice([(1.0, 1.15, 1.32), (1.0, 1.15, 1.32), (1.0, 1.32, 2.0)]),
             wall_jump=rng.choice([0.0, 0.01]),
+            delete=rng.choice([0.0, 0.0, 0.0, 0.002]),
         )
         return replace(drawn, **fixed)

@@ -10,10 +10,10 @@ from collections import Counter, deque
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from walle.core.effects import Action, CloseGap, Cut, Fill, Jump, Truncate
+from walle.core.effects import Action, CloseGap, Cut, Fill, Jump, Leave, Truncate
 from walle.errors import Outcome
 from walle.ids import CLUSTER_STREAM_NAME, STREAM_CLUSTER
-from walle.messages import CreateStream, StreamInfo, TrimStream
+from walle.messages import CreateStream, DeleteStream, SetMembers, StreamInfo, TrimStream
 from walle.testing.cluster import MS, Clock, Cluster
 from walle.testing.disk import Disk
 from walle.testing.faults import SMALL, Faults
@@ -39,6 +39,7 @@ COUNTED_ACTIONS: dict[type[Action], str] = {
     CloseGap: "gaps closed",
     Truncate: "suffixes cut",
     Cut: "damages cut out",
+    Leave: "members left",
 }
 SCRUB = 0.02
 """How likely a node looks for damage when its turn comes."""
@@ -201,6 +202,7 @@ class Simulation:
             self.counts["claims"] += client.claims_count
         for stream in self.streams:
             self.counts["changes"] += stream.changes_count
+            self.counts["deletions"] += stream.is_deleted
             self.counts["entries trimmed"] += stream.newest().first_entry_id - 1
             for outcome in Outcome:
                 self.counts[f"operations {outcome.value}"] += stream.operations.count(outcome)
@@ -264,6 +266,8 @@ class Simulation:
             self._change_members(stream)
         if rng.random() < faults.trim:
             self._trim(stream)
+        if rng.random() < faults.delete:
+            self._delete(stream)
         self._pause_or_resume(client, name)
         if not client.is_paused:
             self._act_as(client, name)
@@ -428,7 +432,8 @@ class Simulation:
         members = (*kept, *self.rng.sample(others, min(count - len(kept), len(others))))
         self._note(f"members of {stream.stream_name}: {sorted(topology.members)} to {members}")
         self.counts["changes asked"] += 1
-        manager.change_members(stream.stream_name, members, lambda _answer: None)
+        request = SetMembers(stream.stream_name, members, "", force=0)
+        manager.change(request, lambda _answer: None)
 
     def _trim(self, stream: SimulatedStream) -> None:
         """Asks the manager to drop the oldest entries; it may refuse."""
@@ -438,6 +443,15 @@ class Simulation:
             self._note(f"{stream.stream_name} is to begin at entry {entry_id}")
             self.counts["trims asked"] += 1
             request = TrimStream(stream.stream_name, entry_id, 0)
+            manager.change(request, lambda _answer: None)
+
+    def _delete(self, stream: SimulatedStream) -> None:
+        """Asks the manager to delete the stream."""
+        manager = self._manager()
+        if manager is not None:
+            self._note(f"{stream.stream_name} is to be deleted")
+            self.counts["deletions asked"] += 1
+            request = DeleteStream(stream.stream_name, stream.stream_id)
             manager.change(request, lambda _answer: None)
 
     # --- the quiet end ----------------------------------------------------------------------------
@@ -489,12 +503,15 @@ class Simulation:
         def is_claimed() -> bool:
             if not writer.is_writer and not writer.is_claiming:  # refused as busy: repeats
                 writer.claim(self.rng.choice(list(self.cluster.nodes)), 200, 5_000, is_forced=False)
-            return writer.is_writer
+            return writer.is_writer or stream.is_deleted
 
         def is_durable() -> bool:
             return writer.pipeline is not None and writer.committed == writer.pipeline.tail
 
         self._pass_until(is_claimed, QUIET_MS, "the claim")
+        if stream.is_deleted:
+            self._pass_until(stream.is_gone, QUIET_MS, "the leaving of all members")
+            return
         writer.put(3)
         self._pass_until(is_durable, 5_000, "the put")
         writer.put(2)

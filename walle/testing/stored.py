@@ -104,7 +104,7 @@ class StoredDisk(Disk):
             require(
                 found is not None
                 and found.promise.writer >= stream.promise.writer
-                and found.accepted >= stream.accepted
+                and (found.accepted >= stream.accepted or found.has_left)
                 and found.topology.version >= stream.topology.version,
                 f"storage: {stream.name} was forgotten, or its promise, stamp or topology",
             )

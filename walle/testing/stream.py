@@ -57,7 +57,8 @@ class SimulatedStream:
     def newest(self) -> StreamTopology:
         """The stream's newest committed topology."""
         for node in self.cluster.nodes.values():
-            record = node.cluster.streams.get(self.stream_id)
+            streams, deleted = node.cluster.streams, node.cluster.deleted
+            record = streams.get(self.stream_id) or deleted.get(self.stream_id)
             if record is not None:
                 self._learn(record.topology)
         for stream in self.streams().values():
@@ -73,6 +74,11 @@ class SimulatedStream:
         if version not in self._topologies:
             self.newest()
         return self._topologies[version]
+
+    @property
+    def is_deleted(self) -> bool:
+        """Whether it is no more: it has no members then."""
+        return not self.newest().everyone
 
     @property
     def changes_count(self) -> int:
@@ -166,6 +172,8 @@ class SimulatedStream:
 
     def _check_holdings(self, streams: dict[str, Stream], newest: StreamTopology) -> None:
         self.truth.check_records(streams)
+        if not newest.everyone:
+            return
         named = {name: each for name, each in streams.items() if name in newest.everyone}
         is_plain = newest.version == 1 and not self.has_damage
         majority = quorum.majority_size(len(newest.members))
@@ -191,12 +199,17 @@ class SimulatedStream:
             for stream in members
         )
 
+    def is_gone(self) -> bool:
+        """Whether all members of a deleted stream have left it."""
+        return self.is_deleted and all(each.has_left for each in self.streams().values())
+
     def judge(self) -> None:
         """The end: all of it is everywhere, and what the clients were told fits together."""
         streams = self.streams()
         self.truth.check_records(streams)
         named = {name: streams[name] for name in self.present()}
-        self.truth.check_coverage(named, len(named), self.newest().first_entry_id)
+        if not self.is_deleted:
+            self.truth.check_coverage(named, len(named), self.newest().first_entry_id)
         if self.stream_id != STREAM_CLUSTER:
             self.operations.judge(self.truth.chains)
         for name, node in self.cluster.nodes.items():

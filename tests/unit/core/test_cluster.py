@@ -15,6 +15,7 @@ from walle.core.cluster import (
     StreamRecord,
     cluster_topology,
     encode_create_stream,
+    encode_delete_stream,
     encode_form,
     encode_members,
     encode_settings,
@@ -28,8 +29,10 @@ from walle.limits import ENTRY_ID_MAX, MEMBERS_COUNT_MAX, STREAM_NAME_BYTES_MAX
 from walle.messages import (
     UNCHANGED,
     CreateStream,
+    DeleteStream,
     NodeAddress,
     NodeRecord,
+    SetMembers,
     SetStream,
     StreamSettings,
 )
@@ -264,8 +267,12 @@ def with_stream(*members: str) -> ClusterState:
     return cluster
 
 
-def planned(cluster: ClusterState, *members: str) -> StreamRecord:
-    plan = cluster.plan_members("/s", members)
+def asked(*members: str, name: str = "/s", without: str = "") -> SetMembers:
+    return SetMembers(name, members, without, force=0)
+
+
+def planned(cluster: ClusterState, *members: str, without: str = "") -> StreamRecord:
+    plan = cluster.plan_members(asked(*members, without=without))
     assert isinstance(plan, StreamRecord)
     return plan
 
@@ -304,7 +311,7 @@ def test_one_change_at_a_time() -> None:
     joint = planned(cluster, "n1", "n2", "n4")
     cluster.apply(3, encode_members(2, joint.topology))
     assert planned(cluster, "n4", "n2", "n1") == joint
-    refusal = cluster.plan_members("/s", ("n1", "n2", "n5"))
+    refusal = cluster.plan_members(asked("n1", "n2", "n5"))
     assert isinstance(refusal, Refusal)
     assert refusal.code == Code.BUSY
     assert "being moved to n1, n2, n4" in refusal.text
@@ -314,19 +321,101 @@ def test_one_change_at_a_time() -> None:
     ("name", "members", "code", "text"),
     [
         ("/t", ("n1",), Code.UNKNOWN_STREAM, "no stream /t: `walle"),
-        ("/cluster", ("n1",), Code.BAD_REQUEST, "/cluster cannot be changed"),
         ("/s", ("n1", "n9"), Code.BAD_REQUEST, "no node 'n9'; the nodes are n1, n2, n3, n4, n5"),
         ("/s", ("n1", "n1"), Code.BAD_REQUEST, "a node is named twice"),
-        ("/s", (), Code.BAD_REQUEST, "0 members"),
+        ("/s", (), Code.BAD_REQUEST, "takes either the new ones, or one that"),
     ],
 )
 def test_impossible_members_are_refused(
     name: str, members: tuple[str, ...], code: Code, text: str
 ) -> None:
-    refusal = with_stream("n1", "n2", "n3").plan_members(name, members)
+    refusal = with_stream("n1", "n2", "n3").plan_members(asked(*members, name=name))
     assert isinstance(refusal, Refusal)
     assert refusal.code == code
     assert text in refusal.text
+
+
+def test_too_many_members_are_refused() -> None:
+    refusal = formed(8).plan_members(asked(*formed(8).nodes, name="/cluster"))
+    assert refusal == Refusal(Code.BAD_REQUEST, "8 members; 1 to 7 are possible")
+
+
+def test_members_of_the_cluster_stream_change_like_others() -> None:
+    cluster = formed(5)
+    joint = cluster.plan_members(asked("n1", "n2", "n3", name="/cluster"))
+    assert isinstance(joint, StreamRecord)
+    assert cluster.apply(2, encode_members(STREAM_CLUSTER, joint.topology)) == joint
+    assert cluster.joint == {STREAM_CLUSTER}
+
+
+def test_another_node_takes_the_place_of_one() -> None:
+    cluster = with_stream("n1", "n2", "n3")
+    joint = planned(cluster, without="n2")
+    assert {"n1", "n3"} < set(joint.topology.members) <= {"n1", "n3", "n4", "n5"}
+    assert joint.topology.old_members == ("n1", "n2", "n3")
+    cluster.apply(3, encode_members(2, joint.topology))
+    assert planned(cluster, without="n2") == joint  # repeated
+    assert planned(cluster, without="n4" if "n5" in joint.topology.members else "n5") == joint
+
+
+def test_node_whose_place_nobody_can_take() -> None:
+    cluster = with_stream("n1", "n2", "n3", "n4", "n5")
+    refusal = cluster.plan_members(asked(without="n2"))
+    assert isinstance(refusal, Refusal)
+    assert "no other node can take the place of n2 in /s" in refusal.text
+    refusal = cluster.plan_members(asked(without="n9"))
+    assert isinstance(refusal, Refusal)
+    assert "no node 'n9'" in refusal.text
+
+
+# --- deletion -------------------------------------------------------------------------------------
+
+
+def test_deleted_stream_has_no_members_and_its_name_is_free() -> None:
+    cluster = with_stream("n1", "n2", "n3")
+    joint = planned(cluster, "n1", "n2", "n4")
+    cluster.apply(3, encode_members(2, joint.topology))
+    deleted = cluster.apply(4, encode_delete_stream(2))
+    assert deleted == StreamRecord(2, "/s", StreamTopology(3, ()))
+    assert cluster.deleted == {2: deleted}
+    assert cluster.find("/s") is None
+    assert cluster.joint == set()
+    assert cluster.topology_of(2) == StreamTopology(3, ())
+    cluster.apply(5, encode_create_stream("/s", ("n1",)))
+    assert cluster.find("/s") == cluster.streams[5]
+
+
+@pytest.mark.parametrize(
+    "late",
+    [
+        encode_members(2, StreamTopology(2, ("n1",), ("n1", "n2", "n3"))),
+        encode_settings(2, StreamSettings()),
+        encode_trim(2, Position(1, 1)),
+        encode_delete_stream(2),
+    ],
+)
+def test_what_comes_for_a_deleted_stream_has_no_effect(late: bytes) -> None:
+    cluster = with_stream("n1", "n2", "n3")
+    deleted = cluster.apply(3, encode_delete_stream(2))
+    assert cluster.apply(4, late) is None
+    assert cluster.applied_id == 4
+    assert cluster.deleted == {2: deleted}
+    assert set(cluster.streams) == {STREAM_CLUSTER}
+
+
+def test_deletion_is_planned_for_the_stream_that_is_meant() -> None:
+    cluster = with_stream("n1", "n2", "n3")
+    assert cluster.plan_deletion(DeleteStream("/s", 2)) == cluster.find("/s")
+    other = cluster.plan_deletion(DeleteStream("/s", 3))
+    assert other == Refusal(Code.BAD_REQUEST, "/s is stream 2 now, not 3")
+    refusal = cluster.plan_deletion(DeleteStream("/cluster", STREAM_CLUSTER))
+    assert isinstance(refusal, Refusal)
+    assert "cannot be changed but in its members" in refusal.text
+    deleted = cluster.apply(3, encode_delete_stream(2))
+    assert cluster.plan_deletion(DeleteStream("/s", 2)) == deleted
+    refusal = cluster.plan_deletion(DeleteStream("/s", 9))
+    assert isinstance(refusal, Refusal)
+    assert refusal.code == Code.UNKNOWN_STREAM
 
 
 # --- trims and settings ---------------------------------------------------------------------------

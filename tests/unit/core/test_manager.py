@@ -17,6 +17,7 @@ from walle.messages import (
     Put,
     PutReply,
     Release,
+    SetMembers,
     SetStream,
     Stamp,
     StreamInfo,
@@ -243,7 +244,7 @@ def with_stream(*members: str) -> tuple[Cluster, str]:
 def change(cluster: Cluster, manager: str, *members: str, name: str = "/a") -> list[Any]:
     """What the manager answers, once it does."""
     answers: list[Any] = []
-    manager_of(cluster, manager).change_members(name, members, answers.append)
+    manager_of(cluster, manager).change(SetMembers(name, members, "", 0), answers.append)
     cluster.collect(manager)
     return answers
 
@@ -256,7 +257,7 @@ def test_members_are_changed_through_a_joint_version() -> None:
     assert [each.node_id for each in answers[0].old_members] == ["n1", "n2", "n3"]
     cluster.run_until(lambda: not any(node.cluster.joint for node in cluster.nodes.values()))
     cluster.run(1_000)
-    assert manager_of(cluster, manager).changes == {}
+    assert manager_of(cluster, manager).changing.changes == {}
     for node in cluster.nodes.values():
         topology = node.members[2].topology
         assert (topology.version, topology.members) == (3, ("n1", "n2", "n4"))
@@ -285,10 +286,10 @@ def test_change_is_taken_up_by_the_next_manager() -> None:
     cluster.lose = lambda mail: isinstance(mail.message, Adopt)
     answers = change(cluster, manager, "n1", "n2", "n4")
     cluster.run_until(lambda: bool(answers))
-    assert list(manager_of(cluster, manager).changes) == [2]
+    assert list(manager_of(cluster, manager).changing.changes) == [2]
     cluster.nodes[manager].stop()
     cluster.collect(manager)
-    assert manager_of(cluster, manager).changes == {}
+    assert manager_of(cluster, manager).changing.changes == {}
     cluster.lose = lambda _mail: False
     cluster.run_until(lambda: not any(node.cluster.joint for node in cluster.nodes.values()))
     assert managers(cluster) != [manager]
