@@ -8,9 +8,10 @@
     ├── CorruptionError         stored bytes fail their checks; names file, offset, expected, found
     ├── UnreadableEntry         an entry is stored in a form that cannot be decoded
     ├── Refused                 a node answered with a refusal that repeating cannot mend
-    │   ├── UnknownStream       no stream has that name or id
+    │   ├── UnknownStream       no stream has that name or id, perhaps not any more
     │   ├── StreamExists        the name is taken, with other settings
     │   ├── Trimmed             the entry was trimmed; names the first that is left
+    │   ├── NotAMember          the node does not hold the stream, perhaps not any more
     │   └── WrongCluster        the node belongs to another cluster, or is another node
     ├── Unavailable             no majority, no node, or no answer before the deadline
     │   ├── Busy                at a bound; nothing was done, repeat later
@@ -143,7 +144,7 @@ class Refused(WalleError):
 
 
 class UnknownStream(Refused):
-    """No stream has that name."""
+    """No stream has that name, or it was deleted."""
 
     code = Code.UNKNOWN_STREAM
 
@@ -152,6 +153,12 @@ class StreamExists(Refused):
     """A stream of that name exists with other settings."""
 
     code = Code.STREAM_EXISTS
+
+
+class NotAMember(Refused):
+    """The stream's topology does not name the node."""
+
+    code = Code.NOT_A_MEMBER
 
 
 class Trimmed(Refused):
@@ -236,6 +243,7 @@ _REFUSALS: dict[Code, type[Refused]] = {
     Code.UNKNOWN_STREAM: UnknownStream,
     Code.STREAM_EXISTS: StreamExists,
     Code.WRONG_CLUSTER: WrongCluster,
+    Code.NOT_A_MEMBER: NotAMember,
 }
 
 

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from walle import embedding
 from walle.client import client as asyncio_client
-from walle.client.client import LEASE_MS_DEFAULT, TIMEOUT_S
+from walle.client.client import LEASE_MS_DEFAULT
+from walle.client.members import TIMEOUT_S
 from walle.client.reader import read_batches
 from walle.compression import Decompressor
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
     from walle.client import writer as asyncio_writer
     from walle.ids import Position
-    from walle.messages import StreamInfo, WriterStatusReply
+    from walle.messages import ChangeInfo, StreamInfo, WriterStatusReply
     from walle.record import Entry
     from walle.tls import Tls
 
@@ -178,6 +179,28 @@ class Client:
         """As `walle.Client.trim_stream`."""
         return self._loop.run(self._client.trim_stream(name, to=to, before=before))
 
+    def set_members(self, name: str, members: Sequence[str], *, force: bool = False) -> StreamInfo:
+        """As `walle.Client.set_members`."""
+        return self._loop.run(self._client.set_members(name, members, force=force))
+
+    def replace_member(self, name: str, node: str) -> StreamInfo:
+        """As `walle.Client.replace_member`."""
+        return self._loop.run(self._client.replace_member(name, node))
+
+    def describe_change(self, name: str) -> ChangeInfo:
+        """As `walle.Client.describe_change`."""
+        return self._loop.run(self._client.describe_change(name))
+
+    def follow_change(self, name: str) -> Iterator[ChangeInfo]:
+        """As `walle.Client.follow_change`."""
+        changes = self._client.follow_change(name)
+        while (change := self._loop.run(_next(changes))) is not None:
+            yield change
+
+    def delete_stream(self, name: str) -> None:
+        """As `walle.Client.delete_stream`."""
+        self._loop.run(self._client.delete_stream(name))
+
     def list_streams(self) -> tuple[StreamInfo, ...]:
         """All streams, `/cluster` included."""
         return self._loop.run(self._client.list_streams())
@@ -234,8 +257,8 @@ class Client:
             yield from map(decompressor.unpack, entries)
 
 
-async def _next(batches: AsyncGenerator[list[Entry], None]) -> list[Entry] | None:
-    return await anext(batches, None)
+async def _next(items: AsyncGenerator[R, None]) -> R | None:
+    return await anext(items, None)
 
 
 async def _enter(manager: Any) -> Any:

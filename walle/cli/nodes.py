@@ -17,24 +17,37 @@ from walle.native import set_parent_death_signal
 from walle.supervisor import configure_logging, run_node
 
 
-@click.command()
+@click.group(invoke_without_command=True)
 @click.option(
     "--config",
     type=click.Path(path_type=Path),
-    required=True,
     metavar="FILE",
-    help="The node's settings; configs/node.yaml explains each.",
+    help="Run a node with these settings; configs/node.yaml explains each.",
 )
 @click.option(
     "--parent", type=int, metavar="PID", help="Stop when this process, which started it, ends."
 )
 @click.option("--verbose", is_flag=True, help="Log more.")
-def node(config: Path, parent: int | None, *, verbose: bool) -> int:
-    """Run one node, in the foreground, until SIGTERM.
+@click.pass_context
+def node(
+    context: click.Context, config: Path | None, parent: int | None, *, verbose: bool
+) -> int:
+    """Run one node, in the foreground, until SIGTERM; or look after the nodes of a cluster.
 
     \b
         walle node --config n1.yaml
+        walle node drain n3
     """
+    if context.invoked_subcommand is not None:
+        if config is not None or parent is not None or verbose:
+            raise click.UsageError("--config, --parent and --verbose are for running a node")
+        return 0
+    if config is None:
+        raise click.UsageError("name the node's settings by --config, or one of the commands")
+    return _run_node(config, parent, is_verbose=verbose)
+
+
+def _run_node(config: Path, parent: int | None, *, is_verbose: bool) -> int:
     settings = read_yaml(config)
     try:
         parsed = parse_node_config(settings, directory=config.parent)
@@ -44,7 +57,7 @@ def node(config: Path, parent: int | None, *, verbose: bool) -> int:
         set_parent_death_signal(signal.SIGTERM)
         if os.getppid() != parent:
             raise click.UsageError(f"--parent: {parent} is not the process that started this one")
-    configure_logging(parsed.node, is_verbose=verbose)
+    configure_logging(parsed.node, is_verbose=is_verbose)
     return run_node(parsed)
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING, Any, TypeVar
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
+from walle.client.members import REQUEST_S, TIMEOUT_S, ask_member
 from walle.client.reader import read_batches
 from walle.client.session import Session, open_session
 from walle.client.writer import Writer
@@ -17,8 +18,10 @@ from walle.errors import (
     ConfigError,
     CorruptionError,
     LocalProtocolError,
+    NotAMember,
     RemoteProtocolError,
     Unavailable,
+    UnknownStream,
     WalleError,
     WriterLost,
 )
@@ -27,13 +30,17 @@ from walle.limits import LEASE_MS_MAX, LEASE_MS_MIN
 from walle.messages import (
     COMPRESSIONS,
     UNCHANGED,
+    ChangeInfo,
     Claim,
     ClaimReply,
     CreateStream,
+    DeleteStream,
     Describe,
+    DescribeChange,
     ListStreams,
     Read,
     ReadReply,
+    SetMembers,
     SetStream,
     Status,
     StatusReply,
@@ -53,15 +60,15 @@ if TYPE_CHECKING:
     from walle.record import Batch, Entry
     from walle.tls import Tls
 
-REQUEST_S = 5.0
-TIMEOUT_S = 10.0
 RETRY_S = 0.05
 CLAIM_WAIT_S = 10.0
 CLAIM_ANSWER_S = 2.0
 """How long after its own deadline a claim's answer may arrive."""
 LEASE_MS_DEFAULT = 5_000
+CHANGE_PAUSE_S = 0.2
 
 R = TypeVar("R")
+Change: TypeAlias = CreateStream | SetStream | TrimStream | SetMembers | DeleteStream
 
 
 class Client:
@@ -78,6 +85,11 @@ class Client:
         self._preferred = self._seeds[0]
         self._streams: dict[str, StreamInfo] = {}
         self.cluster_id = NO_IDENTITY
+
+    @property
+    def addresses(self) -> Sequence[str]:
+        """Of the nodes that it knows."""
+        return self._seeds
 
     async def close(self) -> None:
         """Ends all connections."""
@@ -154,6 +166,7 @@ class Client:
 
         Raises:
             Unavailable: none answered in time; it tells what the last one said.
+            NotAMember: nor did one answer for whom the stream's members are others by now.
             RemoteProtocolError, CorruptionError: the last one's answer was of no use.
             Refused: a node refused.
         """
@@ -171,7 +184,7 @@ class Client:
                 except Busy as busy:
                     error = busy
                     break  # the next attempt, after a pause; another node knows no better
-                except (Unavailable, RemoteProtocolError, CorruptionError) as useless:
+                except (Unavailable, NotAMember, RemoteProtocolError, CorruptionError) as useless:
                     error = useless
                     continue
                 if not isinstance(reply, reply_type):
@@ -180,6 +193,8 @@ class Client:
                     )
                 self._preferred = address
                 return reply, batch
+            if isinstance(error, NotAMember):
+                raise error
             nodes = nodes[1:] + nodes[:1]
             await asyncio.sleep(min(RETRY_S, max(deadline - loop.time(), 0)))
 
@@ -215,9 +230,7 @@ class Client:
         request = CreateStream(name, replicas, tuple(members), settings, origin)
         return await self._change(request, timeout_s)
 
-    async def _change(
-        self, request: CreateStream | SetStream | TrimStream, timeout_s: float = TIMEOUT_S
-    ) -> StreamInfo:
+    async def _change(self, request: Change, timeout_s: float = TIMEOUT_S) -> StreamInfo:
         info, _ = await self.ask(request, StreamInfo, timeout_s=timeout_s)
         self._streams[request.name] = info
         return info
@@ -281,6 +294,66 @@ class Client:
             info = await self._change(request)  # a bounded part goes each time
         return info
 
+    async def set_members(
+        self, name: str, members: Sequence[str], *, force: bool = False
+    ) -> StreamInfo:
+        """Begins to change a stream's members; it goes on by itself, see `follow_change`.
+
+        Writers and readers go on meanwhile. Repeating it does no harm.
+
+        Args:
+            members: the ids of the nodes that are to hold it.
+            force: end the change though too few of them hold some of the entries, which
+                `describe_change` tells. What nobody else holds is lost.
+
+        Raises:
+            UnknownStream: there is no such stream.
+            Busy: other members are on their way in already.
+            Refused: these cannot be its members.
+        """
+        return await self._change(SetMembers(name, tuple(members), "", int(force)))
+
+    async def replace_member(self, name: str, node: str) -> StreamInfo:
+        """As `set_members`, with another node in the place of that one, placed by the cluster.
+
+        Nothing happens if it is no member.
+
+        Raises:
+            Refused: there is no such node, or no other one.
+        """
+        return await self._change(SetMembers(name, (), node, force=0))
+
+    async def describe_change(self, name: str) -> ChangeInfo:
+        """How far the change of the stream's members is; without old members none is under way.
+
+        Raises:
+            UnknownStream: there is no such stream.
+        """
+        change, _ = await self.ask(DescribeChange(name), ChangeInfo)
+        return change
+
+    async def follow_change(
+        self, name: str, *, pause_s: float = CHANGE_PAUSE_S
+    ) -> AsyncGenerator[ChangeInfo, None]:
+        """What the change of the stream's members waits for, from time to time; at last that it
+        has ended."""
+        while True:
+            change = await self.describe_change(name)
+            yield change
+            if not change.stream.old_members:
+                return
+            await asyncio.sleep(pause_s)
+
+    async def delete_stream(self, name: str) -> None:
+        """Deletes a stream, for good. The name is free then.
+
+        Raises:
+            UnknownStream: there is no such stream.
+        """
+        info = await self.describe(name, refresh=True)
+        await self._change(DeleteStream(name, info.stream_id))
+        self._streams.pop(name, None)
+
     async def list_streams(self) -> tuple[StreamInfo, ...]:
         """All streams, `/cluster` included."""
         streams: list[StreamInfo] = []
@@ -299,26 +372,12 @@ class Client:
             LocalProtocolError: the name is no text.
         """
         if refresh or name not in self._streams:
-            self._streams[name], _ = await self.ask(Describe(name), StreamInfo)
+            try:
+                self._streams[name], _ = await self.ask(Describe(name), StreamInfo)
+            except UnknownStream:
+                self._streams.pop(name, None)
+                raise
         return self._streams[name]
-
-    async def describe_newer(self, name: str, version: int) -> StreamInfo:
-        """The stream's topology, newer than that version, which a member goes by. Not every node
-        need know of it yet: one after the other is asked, for as long as it takes."""
-        while True:
-            for address in self._seeds:
-                with suppress(WalleError):
-                    info, _ = await self.ask(
-                        Describe(name),
-                        StreamInfo,
-                        addresses=[address],
-                        timeout_s=0.1,
-                        request_s=1.0,
-                    )
-                    if info.version > version:
-                        self._streams[name] = info
-                        return info
-            await asyncio.sleep(RETRY_S)
 
     async def node_status(self, address: str) -> dict[str, Any]:
         """What the node at `address` tells of itself; docs/wire.md describes it.
@@ -348,11 +407,11 @@ class Client:
         Args:
             known, wait_ms: to watch: answers when the writer is not `known`, or after wait_ms.
         """
-        info = await self.describe(name)
-        reply, _ = await self.ask(
-            WriterStatus(info.stream_id, 0, known, wait_ms),
+        reply, _ = await ask_member(
+            self,
+            name,
+            lambda stream_id: WriterStatus(stream_id, 0, known, wait_ms),
             WriterStatusReply,
-            addresses=[member.address for member in info.members],
             timeout_s=TIMEOUT_S + wait_ms / 1000,
             request_s=REQUEST_S + wait_ms / 1000,
         )
@@ -409,7 +468,7 @@ class Client:
     ) -> Writer:
         loop = asyncio.get_running_loop()
         deadline = None if timeout_s is None else loop.time() + timeout_s
-        info = await self.describe(name)
+        info = await self.describe(name, refresh=True)
         while True:
             left_s = CLAIM_WAIT_S if deadline is None else deadline - loop.time()
             wait_s = max(min(left_s, CLAIM_WAIT_S), 0.1)
@@ -466,6 +525,7 @@ class Client:
             node: the id of the one member to be read; it then serves only what it holds itself.
 
         Raises:
+            UnknownStream: there is no such stream, or it was deleted.
             UnreadableEntry: an entry's data cannot be decoded.
             Trimmed: the next entry was trimmed; it tells from where on reading is possible.
         """
@@ -477,11 +537,11 @@ class Client:
 
     async def committed(self, name: str) -> Position:
         """The stream's commit point: all that was acknowledged before this call is below it."""
-        info = await self.describe(name)
-        reply, _ = await self.ask(
-            Read(info.stream_id, 0, 0, 0, linearizable=1, local=0),
+        reply, _ = await ask_member(
+            self,
+            name,
+            lambda stream_id: Read(stream_id, 0, 0, 0, linearizable=1, local=0),
             ReadReply,
-            addresses=[member.address for member in info.members],
         )
         return reply.committed
 

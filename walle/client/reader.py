@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from walle.errors import CorruptionError, Refused, Trimmed
+from walle.client.members import ask_member
+from walle.errors import CorruptionError, Trimmed
 from walle.limits import FETCH_BYTES_MAX
 from walle.messages import Read, ReadReply
 from walle.record import decode_all
@@ -15,7 +17,6 @@ if TYPE_CHECKING:
 
     from walle.client.client import Client
     from walle.ids import Position
-    from walle.messages import StreamInfo
     from walle.record import Batch, Entry
 
 FOLLOW_WAIT_MS = 10_000
@@ -47,8 +48,7 @@ async def read_records(
 ) -> AsyncGenerator[tuple[Batch, int], None]:
     """The same as records, and how many of them are wanted: the last answer may bring more. The
     chain is checked from one answer to the next."""
-    info = await client.describe(name)
-    addresses = _addresses(info, node)
+    stream_id = 0
     previous: Position | None = None
     is_first = True
     start = start or 0  # the first there is
@@ -56,17 +56,20 @@ async def read_records(
     while until is None or start < until:
         wait_ms = FOLLOW_WAIT_MS if follow and not is_first else 0
         request = Read(
-            info.stream_id,
+            stream_id,
             start,
             FETCH_BYTES_MAX,
             wait_ms,
             linearizable=int(is_first and not follow),
             local=int(node is not None),
         )
-        reply, batch = await client.ask(
-            request,
+        reply, batch = await ask_member(
+            client,
+            name,
+            partial(_of_stream, request),
             ReadReply,
-            addresses=addresses,
+            stream_id=stream_id,
+            node=node,
             timeout_s=30.0 + wait_ms / 1000,
             request_s=15.0 + wait_ms / 1000,
         )
@@ -74,6 +77,7 @@ async def read_records(
             committed_end = reply.committed.entry_id + 1
             until = committed_end if end is None else min(end, committed_end)
         is_first = False
+        stream_id = reply.stream_id
         start = start or reply.first_entry_id
         if start < reply.first_entry_id:
             raise Trimmed(name, start, reply.first_entry_id)
@@ -92,11 +96,5 @@ async def read_records(
         yield batch, max(count, 0)
 
 
-def _addresses(info: StreamInfo, node: str | None) -> list[str]:
-    if node is None:
-        return [member.address for member in info.members]
-    found = [member.address for member in info.members if member.node_id == node]
-    if not found:
-        members = ", ".join(member.node_id for member in info.members)
-        raise Refused(f"{node} is not a member of {info.name}; its members are {members}")
-    return found
+def _of_stream(read: Read, stream_id: int) -> Read:
+    return read._replace(stream_id=stream_id)

@@ -8,6 +8,7 @@ from collections import deque
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
+from walle.client.members import describe_newer
 from walle.client.session import now_ns
 from walle.compression import make_compressor
 from walle.core import quorum
@@ -20,6 +21,7 @@ from walle.errors import (
     LocalProtocolError,
     Outcome,
     Unavailable,
+    UnknownStream,
     WalleError,
     WriterLost,
 )
@@ -87,6 +89,7 @@ class Writer:
         self._is_closing = False
         self._lost: PutReply | None = None
         self._not_durable: WriterLost | None = None
+        self._deleted: UnknownStream | None = None
         self._progress = asyncio.Event()
         self.compressor = make_compressor(info.settings.compression)
         self.on_committed: Callable[[Position], None] = lambda _position: None
@@ -113,6 +116,7 @@ class Writer:
             DiskFull: too many members have no space on their disks; nothing was done. What is in
                 flight stays so, and becomes durable once there is space; puts are then taken again.
             WriterLost: another writer has claimed the stream.
+            UnknownStream: the stream was deleted.
             LocalProtocolError: the data is too large for an entry, or the claim's block has ended.
         """
         stored, flags = self.compressor.pack(data) if self.compressor else (data, 0)
@@ -172,7 +176,7 @@ class Writer:
     @property
     def is_exclusive(self) -> bool:
         """Whether this writer is exclusive at this moment."""
-        is_writer = self._lost is None and not self._is_closing
+        is_writer = not self._is_over and not self._is_closing
         return is_writer and now_ns() < self._pipeline.exclusive_until_ns()
 
     def _check_exclusive(self) -> None:
@@ -201,6 +205,8 @@ class Writer:
         while self._waiting:
             self._check_space(f"; outcome of what is in flight: {Outcome.UNKNOWN.value}")
             await self._next_progress()
+        if self._deleted is not None:
+            raise UnknownStream(str(self._deleted))
         if self._not_durable is not None:
             raise self._not_durable
 
@@ -213,7 +219,7 @@ class Writer:
         """Releases the stream, unless it is lost. Puts that are still in flight end by an error."""
         self._is_closing = True
         try:
-            if self._lost is None:
+            if not self._is_over:
                 await self._release()
         finally:
             await self._stop()
@@ -275,7 +281,7 @@ class Writer:
     def _flush(self) -> None:
         """Hands what was encoded to the pipeline, batch by batch, as far as there is room."""
         self._is_flush_due = False
-        if self._lost is not None or self._is_closing:
+        if self._is_over or self._is_closing:
             return
         while self._may_send and (self._unsent or self._encoder.size):
             if not self._unsent:
@@ -299,7 +305,7 @@ class Writer:
         self._set_timer()
 
     def _set_timer(self) -> None:
-        if self._is_closing or self._lost is not None:
+        if self._is_closing or self._is_over:
             return
         due_s = self._loop.time() + max(self._pipeline.next_ns() - now_ns(), 0) / 1e9
         if self._timer is not None:
@@ -332,8 +338,11 @@ class Writer:
         """A member goes by a newer topology: so does this writer from now on, and what it has in
         flight is sent again to all whom that names."""
         while self._pipeline.stale_version:
-            version = self._pipeline.topology.version
-            self._info = await self._client.describe_newer(self.stream, version)
+            try:
+                self._info = await describe_newer(self._client, self._info)
+            except UnknownStream as error:
+                self._on_deleted(error)
+                return
             self._pipeline.adopt(_topology(self._info), now_ns())
             self._connect()
             self._send()
@@ -410,10 +419,22 @@ class Writer:
 
     # --- loss -------------------------------------------------------------------------------------
 
+    def _on_deleted(self, error: UnknownStream) -> None:
+        """The stream is no more."""
+        self._deleted = error
+        self._fail_waiting(lambda: UnknownStream(str(error)))
+
     def _error_of_loss(self, reply: PutReply, outcome: Outcome) -> WriterLost:
         return WriterLost(self.stream, reply.promised, reply.address, outcome)
 
+    @property
+    def _is_over(self) -> bool:
+        """Whether nothing can be put any more, whatever this writer does."""
+        return self._lost is not None or self._deleted is not None
+
     def _check_not_lost(self) -> None:
+        if self._deleted is not None:
+            raise UnknownStream(str(self._deleted))
         if self._lost is not None:
             raise self._error_of_loss(self._lost, Outcome.NOT_WRITTEN)
 
