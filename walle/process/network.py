@@ -202,9 +202,9 @@ class Link:
 
     def __init__(self, network: Network, peer: mail.Peer, hello: bytes) -> None:
         self.peer = peer
+        self.hello = hello
         self.session: Session | None = None
         self._network = network
-        self._hello = hello
         self._task = run_task(self._run())
 
     def stop(self) -> None:
@@ -237,7 +237,7 @@ class Link:
                 if not self._network.is_named(session, self.peer.node_id):
                     session.fail(Code.BAD_REQUEST, f"this is not node {self.peer.node_id}")
                 self.session = session
-                session.send(self._hello)
+                session.send(self.hello)
                 session.flush()
                 await session.closed.wait()
                 self.session = None
@@ -513,9 +513,17 @@ class Network:
             session.transport.close()
 
     def _connect(self, peers: mail.Peers) -> None:
+        """Connects with these nodes. The connections that are as they are to be are kept."""
+        links = {}
+        for peer in peers.peers:
+            link = self._links.get(peer.number)
+            if link is None or (link.peer, link.hello) != (peer, peers.hello):
+                link = Link(self, peer, peers.hello)
+            links[peer.number] = link
         for link in self._links.values():
-            link.stop()
-        self._links = {peer.number: Link(self, peer, peers.hello) for peer in peers.peers}
+            if link not in links.values():
+                link.stop()
+        self._links = links
 
 
 def run_task(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

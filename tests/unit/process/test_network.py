@@ -254,6 +254,40 @@ def test_both_ends_look_whether_the_other_is_there(region: Region) -> None:
     asyncio.run(run())
 
 
+def test_connections_that_are_to_stay_are_not_made_anew(region: Region) -> None:
+    """Others join, leave and move all the time."""
+
+    async def run() -> None:
+        async with serving(region) as served:
+            listener = socket.create_server(("127.0.0.1", 0))
+            address = "{}:{}".format(*listener.getsockname())
+            network = served.network
+            stays = mail.Peer(1, "n2", address)
+            moves, moved = mail.Peer(2, "n3", address), mail.Peer(2, "n3", "127.0.0.1:1")
+
+            async def sessions(count: int) -> dict[int, Any]:
+                await eventually(
+                    lambda: (
+                        sum(link.session is not None for link in network._links.values()) == count
+                    )
+                )
+                return {number: link.session for number, link in network._links.items()}
+
+            network._connect(mail.Peers(b"hello", (stays, moves)))
+            before = await sessions(2)
+            network._connect(mail.Peers(b"hello", (stays, moved, mail.Peer(3, "n4", address))))
+            after = await sessions(2)
+            assert after[1] is before[1]
+            assert before[1].transport.is_closing() is False
+            assert before[2].transport.is_closing()
+            network._connect(mail.Peers(b"another hello", (stays,)))
+            assert (await sessions(1))[1] is not before[1]
+            assert before[1].transport.is_closing()
+            listener.close()
+
+    asyncio.run(run())
+
+
 def test_a_connection_that_does_not_come_about_is_tried_again(
     region: Region, monkeypatch: pytest.MonkeyPatch
 ) -> None:
