@@ -19,6 +19,7 @@ from walle.limits import (
     DISK_RESERVE_BYTES_MIN,
     MEMBERS_COUNT_MAX,
     NODE_ID_BYTES_MAX,
+    NODES_COUNT_MAX,
     SCRUB_BYTES_PER_SECOND_DEFAULT,
     ZONE_BYTES_MAX,
 )
@@ -26,11 +27,14 @@ from walle.tls import Tls
 
 PORT_DEFAULT = 7411
 
-REQUIRED = ("data", "initial_cluster", "listen", "node")
+REQUIRED = ("data", "listen", "node")
 OPTIONAL = (
+    "address",
     "backfill_bytes_per_second",
     "capacity",
     "disk_reserve_bytes",
+    "initial_cluster",
+    "join",
     "scrub_bytes_per_second",
     "tls",
     "zone",
@@ -53,6 +57,8 @@ class NodeConfig:
     tls: what clients and nodes prove with who they are; None: whoever can connect is let in.
     zone: what fails together with this node; empty: nothing else does.
     capacity: how much is placed on this node, relative to the others.
+    join: the addresses of nodes of the cluster that it joins, instead of forming one.
+    advertised: where the others find a node that joins; empty: where it listens.
     """
 
     node: str
@@ -65,11 +71,13 @@ class NodeConfig:
     tls: Tls | None = None
     zone: str = ""
     capacity: int = 1
+    join: tuple[str, ...] = ()
+    advertised: str = ""
 
     @property
     def address(self) -> str:
         """Where the others find this node."""
-        return self.initial_cluster[self.node]
+        return self.initial_cluster.get(self.node) or self.advertised or self.listen
 
 
 def parse_address(key: str, value: object) -> tuple[str, int]:
@@ -126,11 +134,12 @@ def parse_node_config(settings: object, *, directory: Path) -> NodeConfig:
             raise ConfigError(key, "is missing; see configs/node.yaml")
     node = parse_node_id("node", settings["node"])
     parse_address("listen", settings["listen"])
+    initial_cluster, join = _parse_cluster(settings, node)
     return NodeConfig(
         node=node,
         listen=settings["listen"],
         data=_parse_data(settings["data"], directory),
-        initial_cluster=_parse_initial_cluster(settings["initial_cluster"], node),
+        initial_cluster=initial_cluster,
         disk_reserve_bytes=_parse_disk_reserve_bytes(
             settings.get("disk_reserve_bytes", DISK_RESERVE_BYTES_DEFAULT)
         ),
@@ -146,6 +155,8 @@ def parse_node_config(settings: object, *, directory: Path) -> NodeConfig:
         tls=parse_tls("tls", settings["tls"], directory=directory) if "tls" in settings else None,
         zone=_parse_zone(settings.get("zone", "")),
         capacity=_parse_capacity(settings.get("capacity", 1)),
+        join=join,
+        advertised=settings.get("address", ""),
     )
 
 
@@ -205,6 +216,31 @@ def _parse_capacity(value: Any) -> int:
     if type(value) is not int or not 1 <= value <= CAPACITY_MAX:
         raise ConfigError("capacity", f"must be a number from 1 to {CAPACITY_MAX}, not {value!r}")
     return value
+
+
+def _parse_cluster(settings: dict[str, Any], node: str) -> tuple[dict[str, str], tuple[str, ...]]:
+    """The nodes that form the cluster, or the addresses of the cluster to join."""
+    if ("initial_cluster" in settings) == ("join" in settings):
+        rule = "give either this, to form a cluster, or `join`, to join one; see configs/node.yaml"
+        raise ConfigError("initial_cluster", rule)
+    if "join" in settings:
+        address = settings.get("address", settings["listen"])
+        parse_address("address", address)
+        return {}, _parse_join(settings["join"], address)
+    if "address" in settings:
+        raise ConfigError("address", f"is told by `initial_cluster.{node}`; leave it out")
+    return _parse_initial_cluster(settings["initial_cluster"], node), ()
+
+
+def _parse_join(value: Any, own: str) -> tuple[str, ...]:
+    if not isinstance(value, list) or not 1 <= len(value) <= NODES_COUNT_MAX:
+        rule = f"must be a list of 1 to {NODES_COUNT_MAX} addresses, host:port"
+        raise ConfigError("join", f"{rule}, not {value!r}")
+    for address in value:
+        parse_address("join", address)
+    if own in value:
+        raise ConfigError("join", f"names this node itself, {own}; name others")
+    return tuple(dict.fromkeys(value))
 
 
 def _parse_initial_cluster(value: Any, node: str) -> dict[str, str]:

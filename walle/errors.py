@@ -51,6 +51,7 @@ class Code(IntEnum):
     DAMAGED = 13  # to nodes: the member cannot vouch for its tail
     DIVERGED = 15  # it would change a committed entry: refused, and an alarm for the operator
     NO_SPACE = 16  # the node's disk is full: it takes no entries until space is free again
+    REMOVED = 20  # this node was removed from the cluster, and its identity is never used again
 
 
 def code_name(code: int) -> str:

@@ -29,6 +29,9 @@ ZONE_BYTES_MAX = 63
 CAPACITY_MAX = 1_000_000
 """Of a node, relative to the others; the least is 1."""
 
+NODES_COUNT_MAX = 128
+"""Of a cluster; all of them have to fit one message."""
+
 # Shared memory of a node.
 ARENA_CHUNK_BYTES = FRAME_BYTES_MAX
 ARENA_BYTES = 64 * MIB
@@ -133,6 +136,14 @@ SCRUB_BYTES_PER_SECOND_DEFAULT = 4 * MIB
 SCRUB_PAUSE_MS = 5_000
 """Between two passes over all that is stored."""
 
+invariant(
+    2 * NODES_COUNT_MAX <= NODE_SESSIONS_COUNT_MAX, "each node may connect anew before it is missed"
+)
+invariant(
+    NODES_COUNT_MAX * (NODE_ID_BYTES_MAX + ADDRESS_BYTES_MAX + ZONE_BYTES_MAX + 26)
+    <= FRAME_HEAD_BYTES_MAX // 2,
+    "all nodes fit a message",
+)
 invariant(ENTRY_DATA_BYTES_MAX < FRAME_BYTES_MAX, "an entry of the largest size fits a frame")
 invariant(FRAME_BYTES_MAX <= ARENA_BYTES // 4, "the arena holds several frames of the largest size")
 invariant(

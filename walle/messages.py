@@ -380,6 +380,39 @@ class StatusReply(NamedTuple):
     json: bytes
 
 
+class ListNodes(NamedTuple):
+    """Which nodes does the cluster have? Busy, when this node belongs to none yet."""
+
+
+class ClusterInfo(NamedTuple):
+    """The cluster as of the entry `applied_id` of `/cluster`: its nodes, and where to read it.
+
+    version, members, old_members, first_entry_id, first_prev_chain: the topology of `/cluster`.
+    """
+
+    cluster_id: Identity
+    applied_id: U64
+    nodes: tuple[NodeRecord, ...]
+    version: U64
+    members: tuple[str, ...]
+    old_members: tuple[str, ...]
+    first_entry_id: U64
+    first_prev_chain: U64
+
+
+class RegisterNode(NamedTuple):
+    """Answered by ClusterInfo once the cluster knows the node, just so. Idempotent. How a node
+    joins, and how it tells that its settings have changed."""
+
+    node: NodeRecord
+
+
+class RemoveNode(NamedTuple):
+    """Answered by ClusterInfo once the cluster has no such node. Idempotent."""
+
+    node_id: str
+
+
 # --- between members: claims ----------------------------------------------------------------------
 
 
@@ -659,6 +692,10 @@ TYPES: dict[int, type[Any]] = {
     37: StatusReply,
     38: SetStream,
     39: TrimStream,
+    40: ListNodes,
+    41: ClusterInfo,
+    42: RegisterNode,
+    43: RemoveNode,
     50: NewWriter,
     51: NewWriterReply,
     52: ReadTail,
@@ -707,6 +744,9 @@ ANSWERS: dict[type[Any], type[Any]] = {
     SetMembers: StreamInfo,
     DescribeChange: ChangeInfo,
     DeleteStream: StreamInfo,
+    ListNodes: ClusterInfo,
+    RegisterNode: ClusterInfo,
+    RemoveNode: ClusterInfo,
     NewWriter: NewWriterReply,
     ReadTail: ReadTailReply,
     Sync: SyncReply,

@@ -11,7 +11,7 @@ from walle.core import effects
 from walle.core.effects import NO_PROMISE, Promise, Send
 from walle.core.history import History
 from walle.core.topology import StreamTopology
-from walle.ids import NO_IDENTITY, NO_WRITER, ORIGIN, Position, WriterId
+from walle.ids import NO_WRITER, ORIGIN, Position, WriterId
 from walle.record import Batch, Bytes, check, decode_all, encode, size_of
 
 if TYPE_CHECKING:
@@ -202,10 +202,7 @@ class Model:
 
 def check_recovered(recovered: Recovered, model: Model) -> None:
     """The store has recovered exactly what the model holds; the commit point may lag."""
-    if model.cluster is None:
-        assert recovered.cluster_id == NO_IDENTITY
-    else:
-        assert (recovered.cluster_id, recovered.nodes) == tuple(model.cluster)
+    assert recovered.cluster == (model.cluster or effects.NO_CLUSTER)
     assert sorted(state.stream_id for state in recovered.states) == sorted(model.streams)
     for state in recovered.states:
         check_state(state, model.streams[state.stream_id])

@@ -194,7 +194,7 @@ def test_journal_of_another_format_version_is_left_alone(bench: Bench) -> None:
     head = bytearray(bench.inode.data[:32])
     head[8] = 9
     bench.change(0, bytes(head) + crc32c(head).to_bytes(4, "little"))
-    bench.check_refused("expected format version 2, found version 9; run the release")
+    bench.check_refused("expected format version 3, found version 9; run the release")
 
 
 def test_shortened_journal_is_refused(bench: Bench) -> None:
@@ -284,9 +284,7 @@ STREAM = StreamRecord(
 
 
 def test_update_is_decoded_as_it_was_encoded() -> None:
-    update = Update(
-        (manifest.ClusterRecord(b"c" * 16, ()),), (STREAM, STREAM._replace(stream_id=2))
-    )
+    update = Update((effects.SetCluster(b"c" * 16, ()),), (STREAM, STREAM._replace(stream_id=2)))
     assert manifest.decode(manifest.encode(update)) == update
 
 

@@ -21,8 +21,9 @@ from tests.storage.model import (
 )
 from walle.core import effects
 from walle.core.effects import Promise
+from walle.core.node import Recovered
 from walle.errors import InvariantError
-from walle.ids import NO_IDENTITY, ORIGIN, Position
+from walle.ids import ORIGIN, Position
 from walle.limits import ENTRY_DATA_BYTES_MAX, MIB, SEGMENT_BYTES_MAX
 from walle.messages import NodeRecord
 from walle.record import Batch, Bytes, size_of
@@ -68,7 +69,7 @@ def is_dirty(driver: Driver) -> bool:
 def test_new_directory_holds_nothing(tmp_path: Path) -> None:
     store = Store(tmp_path / "data", RealFiles())
     recovered = store.recovered()
-    assert (recovered.cluster_id, recovered.nodes, recovered.states) == (NO_IDENTITY, (), ())
+    assert recovered == Recovered()
     assert not store.is_dirty
     assert store.status() == {}
     store.close()

@@ -65,6 +65,39 @@ def test_good_settings_are_taken() -> None:
     assert (config.zone, config.capacity) == ("rack 7", 4_000)
 
 
+JOINING = {key: value for key, value in GOOD.items() if key != "initial_cluster"}
+
+
+def test_node_that_joins_is_found_where_it_listens_or_where_it_says() -> None:
+    settings = {**JOINING, "join": ["host2:1", "host3:1", "host2:1"]}
+    config = parse_node_config(settings, directory=DIRECTORY)
+    assert (config.initial_cluster, config.join) == ({}, ("host2:1", "host3:1"))
+    assert config.address == "127.0.0.1:7411"
+    config = parse_node_config({**settings, "address": "host1:7411"}, directory=DIRECTORY)
+    assert config.address == "host1:7411"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "rule"),
+    [
+        ("join", "host2:1", "must be a list of 1 to 128 addresses, host:port, not 'host2:1'"),
+        ("join", [], "must be a list of 1 to 128 addresses"),
+        ("join", ["host2"], "must be host:port"),
+        ("join", [7], "must be host:port"),
+        ("join", ["127.0.0.1:7411"], "names this node itself, 127.0.0.1:7411; name others"),
+        ("address", "host1", "must be host:port"),
+        ("address", None, "must be host:port"),
+    ],
+)
+def test_wrong_settings_of_a_node_that_joins_are_refused(
+    key: str, value: object, rule: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_node_config({**JOINING, "join": ["host2:1"], key: value}, directory=DIRECTORY)
+    assert caught.value.key == key
+    assert rule in caught.value.rule
+
+
 def test_example_file_is_good() -> None:
     config = parse_node_config(yaml.safe_load(EXAMPLE.read_text()), directory=DIRECTORY)
     assert config.node in config.initial_cluster
@@ -85,7 +118,7 @@ def test_data_directory_is_relative_to_the_file(data: str, path: Path) -> None:
             "nodes",
             3,
             "nodes",
-            "is no setting; the settings are backfill_bytes_per_second, capacity, data",
+            "is no setting; the settings are address, backfill_bytes_per_second, capacity",
         ),
         (7, "x", "7", "is no setting"),
         ("tls", "n1.pem", "tls", "must map authority, certificate, key to files"),
@@ -99,7 +132,9 @@ def test_data_directory_is_relative_to_the_file(data: str, path: Path) -> None:
         ("node", MISSING, "node", "is missing; see configs/node.yaml"),
         ("listen", MISSING, "listen", "is missing"),
         ("data", MISSING, "data", "is missing"),
-        ("initial_cluster", MISSING, "initial_cluster", "is missing"),
+        ("initial_cluster", MISSING, "initial_cluster", "give either this, to form a cluster"),
+        ("join", ["h:1"], "initial_cluster", "or `join`, to join one"),
+        ("address", "h:1", "address", "is told by `initial_cluster.n1`"),
         ("node", "", "node", "must be a node id"),
         ("node", 1, "node", "letters, digits, '.', '_' and '-', 63 at most"),
         ("node", "-n1", "node", "not '-n1'"),

@@ -29,9 +29,7 @@ from walle.supervisor import configure_logging, run_node
 )
 @click.option("--verbose", is_flag=True, help="Log more.")
 @click.pass_context
-def node(
-    context: click.Context, config: Path | None, parent: int | None, *, verbose: bool
-) -> int:
+def node(context: click.Context, config: Path | None, parent: int | None, *, verbose: bool) -> int:
     """Run one node, in the foreground, until SIGTERM; or look after the nodes of a cluster.
 
     \b

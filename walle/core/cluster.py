@@ -9,13 +9,16 @@ An entry is one change, as a JSON object: readable with any tool, and never in a
     {"change": "members", "stream": ID, "version": V, "members": [NODE, ...], "old": [NODE, ...]}
     {"change": "trim", "stream": ID, "first": ENTRY, "chain": HEX}
     {"change": "delete_stream", "stream": ID}
+    {"change": "node", "node": NODE_RECORD}
+    {"change": "remove_node", "id": NODE, "identity": HEX}
 
 A NODE_RECORD is {"id": NODE, "address": ADDRESS, "identity": HEX, "zone": ZONE, "capacity": N}.
 "members" is written twice for each change of a stream's members: joint, with the old ones in "old",
 and, when the change may end, without them. "first" is a stream's first entry, "chain" the chain of
 the one before it. A stream's id is the id of the entry that created it. What comes for one that
-was deleted meanwhile has no effect. Entry 1 forms the cluster
-and creates `/cluster` itself, with all forming nodes as its members.
+was deleted meanwhile has no effect. Entry 1 forms the cluster and creates `/cluster` itself, with
+all forming nodes as its members. "node" registers a node, or what has changed of it. An identity
+that was removed is never registered again.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import mmh3
 
+from walle.core.effects import SetCluster
 from walle.core.topology import StreamTopology
 from walle.errors import Code, InvariantError
 from walle.ids import CLUSTER_STREAM_NAME, NO_IDENTITY, ORIGIN, STREAM_CLUSTER, Position
@@ -148,6 +152,16 @@ def encode_delete_stream(stream_id: int) -> bytes:
     return _encode({"change": "delete_stream", "stream": stream_id})
 
 
+def encode_node(node: NodeRecord) -> bytes:
+    """The entry that registers the node, or what has changed of it."""
+    return _encode({"change": "node", "node": node_to_json(node)})
+
+
+def encode_remove_node(node: NodeRecord) -> bytes:
+    """The entry that removes the node, for good."""
+    return _encode({"change": "remove_node", "id": node.node_id, "identity": node.identity.hex()})
+
+
 def cluster_topology(nodes: Iterable[NodeRecord]) -> StreamTopology:
     """The topology of `/cluster` itself, from the nodes that form the cluster."""
     return StreamTopology(version=1, members=tuple(sorted(node.node_id for node in nodes)))
@@ -182,34 +196,61 @@ def _encode(change: dict[str, Any]) -> bytes:
 class ClusterState:
     """The nodes and streams of the cluster, up to `applied_id`.
 
+    known_id: up to this entry, the nodes and the topology of `/cluster` were known before the
+        entries were read; they do not go back to what they were in between.
     joint: the streams whose members are being changed.
     deleted: the streams that are no more, without members. Ids are never used again; names may be.
+    registered: the identities of all nodes that the entries applied so far have registered.
+    removed: those of removed nodes, with their ids.
     """
 
     def __init__(self) -> None:
         self.applied_id = 0
+        self.known_id = 0
         self.cluster_id = NO_IDENTITY
         self.nodes: dict[str, NodeRecord] = {}
         self.streams: dict[int, StreamRecord] = {}
         self.joint: set[int] = set()
         self.deleted: dict[int, StreamRecord] = {}
+        self.registered: set[bytes] = set()
+        self.removed: dict[bytes, str] = {}
         self._ids: dict[str, int] = {}
 
     def form(self, cluster_id: bytes, nodes: Iterable[NodeRecord]) -> None:
-        """What a node knows of its cluster before it has read an entry."""
+        """The cluster as these nodes form it."""
         self.cluster_id = cluster_id
         self.nodes = {node.node_id: node for node in nodes}
-        self._add(
-            StreamRecord(STREAM_CLUSTER, CLUSTER_STREAM_NAME, cluster_topology(self.nodes.values()))
+        self._set_cluster_topology(cluster_topology(self.nodes.values()))
+
+    def know(self, cluster: SetCluster) -> None:
+        """What a node knows of its cluster before it has read an entry."""
+        self.form(cluster.cluster_id, cluster.nodes)
+        self.known_id = cluster.applied_id
+        if cluster.topology.version:
+            self._set_cluster_topology(cluster.topology)
+
+    def known(self) -> SetCluster:
+        """What is to be kept of that for the next start."""
+        return SetCluster(
+            self.cluster_id,
+            tuple(self.nodes[node] for node in sorted(self.nodes)),
+            self.streams[STREAM_CLUSTER].topology,
+            max(self.applied_id, self.known_id),
         )
+
+    def _set_cluster_topology(self, topology: StreamTopology) -> None:
+        self._add(StreamRecord(STREAM_CLUSTER, CLUSTER_STREAM_NAME, topology))
 
     def apply(self, entry_id: int, data: bytes) -> StreamRecord | None:
         """Applies the next committed entry; returns the stream it created or changed, if any."""
         change = json.loads(data)
         self.applied_id = entry_id
+        is_known = entry_id <= self.known_id
         match change["change"]:
-            case "form":
-                self.form(bytes.fromhex(change["cluster"]), map(node_from_json, change["nodes"]))
+            case "form" | "node" | "remove_node":
+                self._apply_to_nodes(change, is_known=is_known)
+                return None
+            case "members" | "trim" if is_known and change["stream"] == STREAM_CLUSTER:
                 return None
             case "create_stream":
                 topology = StreamTopology(
@@ -247,6 +288,23 @@ class ClusterState:
                 return self._add(record._replace(topology=topology))
             case _:
                 return self._delete(record)
+
+    def _apply_to_nodes(self, change: dict[str, Any], *, is_known: bool) -> None:
+        if change["change"] == "remove_node":
+            self.removed[bytes.fromhex(change["identity"])] = change["id"]
+            if not is_known:
+                del self.nodes[change["id"]]
+            return
+        is_form = change["change"] == "form"
+        nodes = [
+            node_from_json(each) for each in (change["nodes"] if is_form else [change["node"]])
+        ]
+        self.registered |= {node.identity for node in nodes}
+        if is_known:
+            return
+        if is_form:
+            self.form(bytes.fromhex(change["cluster"]), nodes)
+        self.nodes |= {node.node_id: node for node in nodes}
 
     def _add(self, record: StreamRecord) -> StreamRecord:
         self.streams[record.stream_id] = record

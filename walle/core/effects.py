@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from walle.core.topology import StreamTopology
-from walle.ids import NO_WRITER, Position, WriterId
+from walle.ids import NO_IDENTITY, NO_WRITER, Position, WriterId
 from walle.messages import U32, U64, Identity, NodeRecord
 
 if TYPE_CHECKING:
@@ -52,10 +52,19 @@ NO_PROMISE = Promise(NO_WRITER, "", 0, 0)
 
 
 class SetCluster(NamedTuple):
-    """This node belongs to that cluster, which was formed by these nodes."""
+    """The cluster that this node belongs to, as of an entry of `/cluster`: where to find it.
+
+    topology: that of `/cluster`; version 0: the one with which these nodes formed the cluster.
+    applied_id: the entry; 0: none yet.
+    """
 
     cluster_id: Identity
     nodes: tuple[NodeRecord, ...]
+    topology: StreamTopology = StreamTopology(0, ())
+    applied_id: U64 = 0
+
+
+NO_CLUSTER = SetCluster(NO_IDENTITY, ())
 
 
 class SetTopology(NamedTuple):

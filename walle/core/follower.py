@@ -24,10 +24,14 @@ if TYPE_CHECKING:
 ASK_MS = 2_000
 FRESH_MS = 5_000
 PAUSE_MS = 100
+POLL_MS = 1_000
+"""How often a node that is no member of `/cluster` looks whether there is anything new. What it
+finds out of date in between makes it look at once."""
 
 
 class Follower:
-    """Reads `/cluster` at this node's own member; at another one, when that cannot serve it.
+    """Reads `/cluster` at this node's own member; at another one, when that cannot serve it, or
+    when this node is no member of it.
 
     on_stream: called for each stream that the entries create.
     on_applied: called when entries have been applied.
@@ -36,7 +40,7 @@ class Follower:
     def __init__(
         self,
         context: Context,
-        member: Member,
+        members: dict[int, Member],
         cluster: ClusterState,
         news: News,
         *,
@@ -44,7 +48,7 @@ class Follower:
         on_applied: Callable[[], None],
     ) -> None:
         self._context = context
-        self._member = member
+        self._members = members
         self._cluster = cluster
         self._news = news
         self._on_stream = on_stream
@@ -56,10 +60,22 @@ class Follower:
         self._waiting: list[tuple[int, Callable[[bool], None]]] = []
         self._questions = 0
 
+    @property
+    def _member(self) -> Member | None:
+        """This node's own."""
+        member = self._members.get(STREAM_CLUSTER)
+        return member if member is not None and member.is_named else None
+
+    def _others(self) -> list[str]:
+        """The members of `/cluster` on other nodes."""
+        everyone = self._cluster.streams[STREAM_CLUSTER].topology.everyone
+        return [node for node in everyone if node != self._context.node_id]
+
     def follow(self) -> None:
         """Applies what is committed and not yet applied."""
-        committed_id = self._member.history.committed.entry_id
-        if self._is_reading or committed_id <= self._applied.entry_id:
+        member = self._member
+        is_behind = member is None or member.history.committed.entry_id > self._applied.entry_id
+        if self._is_reading or not is_behind:
             return
         self._is_reading = True
 
@@ -69,15 +85,17 @@ class Follower:
             if isinstance(reply, ReadReply) and batch is not None:
                 self._apply(batch)
                 self.follow()
+            elif isinstance(reply, ReadReply) and member is None and not self._waiting:
+                self._follow_after(POLL_MS)
             else:
                 on_end()
 
         def on_end() -> None:
             self._is_reading = False
             self._turn += 1
-            self._context.timers.set("follow", self._context.after_ms(PAUSE_MS), self.follow)
+            self._follow_after(PAUSE_MS)
 
-        sources = [self._context.node_id, *self._member.others]
+        sources = [self._context.node_id, *member.others] if member else self._sources()
         call = self._context.calls.ask(
             [sources[self._turn % len(sources)]],
             Read(STREAM_CLUSTER, self._applied.entry_id + 1, FETCH_BYTES_MAX, 0, 0, 0),
@@ -85,6 +103,15 @@ class Follower:
             until_ns=self._context.after_ms(ASK_MS),
             on_end=on_end,
         )
+
+    def _sources(self) -> list[str]:
+        """Whom to read from, one after the other: members, as far as this node knows; if those are
+        none any more, somebody among all nodes is."""
+        everyone = [*self._others(), *sorted(self._cluster.nodes)]
+        return [node for node in dict.fromkeys(everyone) if node != self._context.node_id]
+
+    def _follow_after(self, ms: int) -> None:
+        self._context.timers.set("follow", self._context.after_ms(ms), self.follow)
 
     def _apply(self, batch: Batch) -> None:
         if batch.before != self._applied:
@@ -105,7 +132,10 @@ class Follower:
         """Something newer than this node's topology was seen: asks how far `/cluster` is."""
         if not self._context.timers.is_set("catch up"):
             self._context.timers.set("catch up", self._context.after_ms(PAUSE_MS), lambda: None)
-            self._news.ask_about(self._member.others, [STREAM_CLUSTER])
+            if self._member is not None:
+                self._news.ask_about(self._member.others, [STREAM_CLUSTER])
+            else:
+                self.when_fresh(lambda: None, lambda: None)
 
     def when_fresh(self, then: Callable[[], None], or_else: Callable[[], None]) -> None:
         """Calls `then` once all is applied that was committed before now; `or_else` when that
@@ -124,6 +154,7 @@ class Follower:
                 end(committed_id is not None)
             else:
                 self._waiting.append((committed_id, end))
+                self.follow()
 
         self._fresh.ask(on_answer)
 
@@ -131,12 +162,13 @@ class Follower:
         """The commit point by a majority's word; None when there is no majority."""
 
         def on_reply(_node: str, reply: Message, _batch: Batch | None) -> None:
-            call.finish()
-            then(reply.committed.entry_id if isinstance(reply, ReadReply) else None)
+            if isinstance(reply, ReadReply):
+                call.finish()
+                then(reply.committed.entry_id)
 
         question = Read(STREAM_CLUSTER, self._applied.entry_id + 1, 0, 0, linearizable=1, local=0)
         call = self._context.calls.ask(
-            [self._context.node_id],
+            [self._context.node_id] if self._member is not None else self._others(),
             question,
             on_reply,
             until_ns=self._context.after_ms(FRESH_MS),

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from walle.errors import Code
-from walle.ids import STREAM_CLUSTER
+from walle.ids import NO_WRITER, STREAM_CLUSTER
 from walle.limits import QUESTIONS_COUNT_MAX
-from walle.messages import Failure
+from walle.messages import Failure, WriterStatus, WriterStatusReply
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from walle.record import Batch
 
 CHANGE_MS = 5_000
+ASK_MS = 1_000
 
 
 class Forwarding:
@@ -45,28 +46,29 @@ class Forwarding:
         if own is not None and own.is_acting:
             own.change(request, lambda answer: self._context.send(sender, answer, request_id))
             return
-        manager = self._manager_node()
-        if manager is None:
-            self._refuse(sender, request_id, "the cluster has no topology manager at the moment")
-        elif self._count >= QUESTIONS_COUNT_MAX:
+        if self._count >= QUESTIONS_COUNT_MAX:
             text = f"{QUESTIONS_COUNT_MAX} requests to create or change streams wait here already"
-            self._refuse(sender, request_id, text)
-        else:
-            self._hand_on(manager, sender, request_id, request)
-
-    def _refuse(self, sender: Address, request_id: int, text: str) -> None:
-        self._context.send(sender, Failure(Code.BUSY, text), request_id)
-
-    def _hand_on(self, manager: str, sender: Address, request_id: int, request: Message) -> None:
+            self._context.send(sender, Failure(Code.BUSY, text), request_id)
+            return
         self._count += 1
-
-        def on_reply(_node: str, reply: Message, _batch: Batch | None) -> None:
-            call.finish()
-            end(reply)
 
         def end(answer: Message) -> None:
             self._count -= 1
             self._context.send(sender, answer, request_id)
+
+        def on_found(manager: str | None) -> None:
+            if manager is not None:
+                self._hand_on(manager, request, end)
+            else:
+                text = "the cluster has no topology manager at the moment"
+                end(Failure(Code.BUSY, text))
+
+        self._find_manager(on_found)
+
+    def _hand_on(self, manager: str, request: Request, end: Callable[[Message], None]) -> None:
+        def on_reply(_node: str, reply: Message, _batch: Batch | None) -> None:
+            call.finish()
+            end(reply)
 
         call = self._context.calls.ask(
             [manager],
@@ -78,18 +80,34 @@ class Forwarding:
             ),
         )
 
-    def _manager_node(self) -> str | None:
-        """Which other node is the manager, as far as this one knows."""
+    def _find_manager(self, then: Callable[[str | None], None]) -> None:
+        """Which other node is the manager: as this one knows, if it is a member of `/cluster`, else
+        by a member's word. The manager claims under its node's id."""
         member = self._members.get(STREAM_CLUSTER)
-        if member is None or member.lease.promised_until_ns <= self._context.now_ns:
-            return None
-        address = member.promise.address
-        nodes = self._cluster.nodes.values()
-        return next(
-            (
-                node.node_id
-                for node in nodes
-                if node.address == address and node.node_id != self._context.node_id
-            ),
-            None,
+        if member is not None and member.is_named:
+            is_held = member.lease.promised_until_ns > self._context.now_ns
+            then(self._other_node(member.promise.address) if is_held else None)
+            return
+        record = self._cluster.streams.get(STREAM_CLUSTER)
+        if record is None:
+            then(None)
+            return
+
+        def on_reply(_node: str, reply: Message, _batch: Batch | None) -> None:
+            is_held = isinstance(reply, WriterStatusReply) and reply.remaining_lease_ms > 0
+            manager = self._other_node(reply.address) if is_held else None
+            if manager is not None:
+                call.finish()
+                then(manager)
+
+        call = self._context.calls.ask(
+            record.topology.everyone,
+            WriterStatus(STREAM_CLUSTER, local=1, known=NO_WRITER, wait_ms=0),
+            on_reply,
+            until_ns=self._context.after_ms(ASK_MS),
+            on_end=lambda: then(None),
         )
+
+    def _other_node(self, address: str) -> str | None:
+        is_other = address in self._cluster.nodes and address != self._context.node_id
+        return address if is_other else None

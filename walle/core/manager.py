@@ -16,6 +16,7 @@ from walle.core.cluster import (
     encode_form,
     encode_settings,
 )
+from walle.core.nodes import Nodes, Planned
 from walle.core.pipeline import Pipeline
 from walle.core.trimming import Trimming
 from walle.core.writer import NodeWriter
@@ -23,11 +24,14 @@ from walle.errors import Code
 from walle.limits import NS_PER_MS, QUESTIONS_COUNT_MAX
 from walle.messages import (
     ChangeInfo,
+    ClusterInfo,
     CreateStream,
     DeleteStream,
     DescribeChange,
     Failure,
+    RegisterNode,
     Release,
+    RemoveNode,
     SetMembers,
     SetStream,
     StreamInfo,
@@ -44,9 +48,16 @@ if TYPE_CHECKING:
     from walle.core.member import Member
 
 Request: TypeAlias = (
-    CreateStream | SetStream | TrimStream | SetMembers | DescribeChange | DeleteStream
+    CreateStream
+    | SetStream
+    | TrimStream
+    | SetMembers
+    | DescribeChange
+    | DeleteStream
+    | RegisterNode
+    | RemoveNode
 )
-Answer: TypeAlias = StreamInfo | ChangeInfo | Failure
+Answer: TypeAlias = StreamInfo | ChangeInfo | ClusterInfo | Failure
 
 LEASE_MS = 2_000
 CLAIM_MS = 4 * LEASE_MS
@@ -58,21 +69,20 @@ OVERTAKEN = Failure(Code.BUSY, "the topology manager has changed; repeat the req
 class Manager:
     """Watches, claims and writes `/cluster` on behalf of this node."""
 
-    def __init__(
-        self, context: Context, member: Member, cluster: ClusterState, address: str
-    ) -> None:
+    def __init__(self, context: Context, member: Member, cluster: ClusterState) -> None:
         self._context = context
         self._member = member
         self._cluster = cluster
-        self._address = address
         self._claim: Claim | None = None
         self.is_releasing = False
         self._writer: NodeWriter | None = None
         self._encoder: Encoder | None = None
         self._claimed_id = 0
-        self._waiting: dict[str, tuple[int, Callable[[StreamInfo | Failure], None]]] = {}
+        self._waiting: dict[str, tuple[int, Callable[[Failure | None], None]]] = {}
+        self._alone = ""
         self.changing = Changing(context, cluster, self._put_change, self._put)
         self._trimming = Trimming(context, cluster, self._put_change)
+        self._nodes = Nodes(cluster, self._put_entry)
 
     @property
     def is_acting(self) -> bool:
@@ -131,7 +141,7 @@ class Manager:
             stream_id=member.stream_id,
             topology=lambda: member.topology,
             above=member.promise.writer,
-            address=self._address,
+            address=self._context.node_id,
             lease_ms=LEASE_MS,
             until_ns=self._context.after_ms(CLAIM_MS),
             force=False,
@@ -178,6 +188,10 @@ class Manager:
     def change(self, request: Request, answer: Callable[[Answer], None]) -> None:
         """Does what is asked; answers once that is committed and applied here."""
         match request:
+            case RegisterNode():
+                self._nodes.register(request, answer)
+            case RemoveNode():
+                self._nodes.remove(request, answer)
             case CreateStream():
                 self._create_stream(request, answer)
             case SetStream():
@@ -220,17 +234,31 @@ class Manager:
         self, name: str, change: bytes, answer: Callable[[StreamInfo | Failure], None]
     ) -> None:
         """Puts a change of the stream of that name; answers once it is applied here."""
+
+        def on_applied(failure: Failure | None) -> None:
+            record = self._cluster.find(name)
+            if failure is not None or record is None:
+                answer(failure or OVERTAKEN)
+            else:
+                answer(self._cluster.info(record))
+
+        self._put_entry(Planned(name, change), on_applied)
+
+    def _put_entry(self, planned: Planned, then: Callable[[Failure | None], None]) -> None:
         pipeline = self._writer.pipeline if self._writer is not None else None
         if (
             pipeline is None
             or pipeline.exclusive_until_ns() < self._context.now_ns
             or len(self._waiting) >= QUESTIONS_COUNT_MAX
         ):
-            answer(Failure(Code.BUSY, "the topology manager has no majority at the moment"))
-        elif name in self._waiting:  # repeating will tell
-            answer(Failure(Code.BUSY, f"stream {name} is being created or changed"))
+            then(Failure(Code.BUSY, "the topology manager has no majority at the moment"))
+        elif planned.key in self._waiting:  # repeating will tell
+            then(Failure(Code.BUSY, f"{planned.key} is being created or changed"))
+        elif self._alone in self._waiting or (planned.is_alone and self._waiting):
+            then(Failure(Code.BUSY, "another change is under way, beside which there can be none"))
         else:
-            self._waiting[name] = (self._put(change), answer)
+            self._alone = planned.key if planned.is_alone else ""
+            self._waiting[planned.key] = (self._put(planned.change), then)
 
     def _end(self, writer: NodeWriter) -> None:
         """This node is no longer the manager, of which that was the writer."""
@@ -238,8 +266,8 @@ class Manager:
         self._writer = None
         self.changing.stop()
         waiting, self._waiting = self._waiting, {}
-        for _, answer in waiting.values():
-            answer(OVERTAKEN)
+        for _, then in waiting.values():
+            then(OVERTAKEN)
         self._trimming.stop()
 
     def on_applied(self) -> None:
@@ -247,15 +275,12 @@ class Manager:
         if self.is_acting:
             self.changing.go_on()
         done = [
-            name
-            for name, (entry_id, _) in self._waiting.items()
+            key
+            for key, (entry_id, _) in self._waiting.items()
             if entry_id <= self._cluster.applied_id
         ]
         committed_id = self._writer.pipeline.committed.entry_id if self._writer is not None else 0
-        for name in done:
-            entry_id, answer = self._waiting.pop(name)
-            record = self._cluster.find(name)
-            if entry_id <= committed_id and record is not None:
-                answer(self._cluster.info(record))
-            else:  # a newer manager has put another entry with that id
-                answer(OVERTAKEN)
+        for key in done:
+            entry_id, then = self._waiting.pop(key)
+            # Else a newer manager has put another entry with that id.
+            then(None if entry_id <= committed_id else OVERTAKEN)

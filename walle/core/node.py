@@ -8,8 +8,7 @@ until something was durable.
 
 from __future__ import annotations
 
-import json
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from walle.core import effects
 from walle.core.bootstrap import Bootstrap
@@ -22,11 +21,13 @@ from walle.core.joining import was_deleted
 from walle.core.manager import Manager
 from walle.core.member import Member, State
 from walle.core.news import News
+from walle.core.nodes import describe_cluster, refuse_removed
+from walle.core.registration import Registration
+from walle.core.status import describe_node, page
 from walle.core.topology import StreamTopology
 from walle.core.writers import Writers
 from walle.errors import Code
 from walle.ids import NO_IDENTITY, ORIGIN, STREAM_CLUSTER
-from walle.limits import GAPS_LISTED_MAX, LIST_BYTES_MAX
 from walle.messages import (
     NODE_ONLY,
     ROLE_NODE,
@@ -45,6 +46,7 @@ from walle.messages import (
     Fetch,
     Form,
     Hello,
+    ListNodes,
     ListStreams,
     NewWriter,
     NodeRecord,
@@ -53,12 +55,13 @@ from walle.messages import (
     PutReply,
     Read,
     ReadTail,
+    RegisterNode,
     Release,
+    RemoveNode,
     SetMembers,
     SetStream,
     Stamp,
     Status,
-    StatusReply,
     StreamList,
     Sync,
     TrimStream,
@@ -68,15 +71,13 @@ from walle.messages import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from walle.core.context import Context
     from walle.core.effects import Address
     from walle.ids import Position
     from walle.messages import Message
     from walle.record import Batch
-
-T = TypeVar("T")
 
 WRITERS_REQUESTS = (Put, Claim, Release)
 """What on `/cluster` only nodes may ask."""
@@ -85,8 +86,7 @@ WRITERS_REQUESTS = (Put, Claim, Release)
 class Recovered(NamedTuple):
     """What storage found: the cluster this node belongs to, if any, and its streams."""
 
-    cluster_id: bytes = NO_IDENTITY
-    nodes: tuple[NodeRecord, ...] = ()
+    cluster: effects.SetCluster = effects.NO_CLUSTER
     states: tuple[State, ...] = ()
 
 
@@ -95,7 +95,8 @@ class Node:
 
     Args:
         node: this node, as the others are to know it.
-        initial_cluster: the addresses of the nodes that form the cluster, by node id.
+        initial_cluster: the addresses of the nodes that form the cluster, by node id; or empty.
+        join: the addresses of nodes of the cluster that this one is to join; or empty.
         describe_process: what the driver adds to this node's status.
     """
 
@@ -105,6 +106,7 @@ class Node:
         *,
         node: NodeRecord,
         initial_cluster: dict[str, str],
+        join: tuple[str, ...] = (),
         recovered: Recovered,
         describe_process: Callable[[], dict[str, Any]] = dict,
     ) -> None:
@@ -112,25 +114,30 @@ class Node:
         self.node = node
         self.cluster = ClusterState()
         self.members: dict[int, Member] = {}
-        self.handshake = Handshake(context.node_id, node.identity, self.cluster)
-        self._initial_cluster = initial_cluster
+        self.handshake = Handshake(context.node_id, node.identity, self.cluster, joins=bool(join))
+        self._first_peers = initial_cluster or {address: address for address in join}
         self._describe_process = describe_process
         self._bootstrap = Bootstrap(
             context,
             node=node,
             cluster=self.cluster,
             initial_cluster=initial_cluster,
-            on_formed=self._on_formed,
+            on_formed=lambda *formed: self._on_cluster(effects.SetCluster(*formed)),
         )
+        self._registration = Registration(
+            context, node=node, cluster=self.cluster, join=join, on_joined=self._on_cluster
+        )
+        self._kept = effects.NO_CLUSTER
         self.manager: Manager | None = None
         self._follower: Follower | None = None
         self._news = News(context, self.members)
         self._writers = Writers(context, self.cluster, self.members, self._catch_up)
         self._forwarding = Forwarding(context, self.cluster, self.members, lambda: self.manager)
-        self._node_sessions: set[int] = set()
+        self._node_sessions: dict[int, bytes] = {}
         self._requests = self._dispatch_table()
-        if recovered.cluster_id != NO_IDENTITY:
-            self.cluster.form(recovered.cluster_id, recovered.nodes)
+        if recovered.cluster != effects.NO_CLUSTER:
+            self.cluster.know(recovered.cluster)
+            self._kept = self.cluster.known()
         for state in recovered.states:
             self._add_member(state)
 
@@ -140,9 +147,10 @@ class Node:
         """Takes up work: forms the cluster, follows it, closes gaps."""
         for member in self.members.values():
             member.start()
-        if STREAM_CLUSTER in self.members:
+        if self.cluster.cluster_id != NO_IDENTITY:
             self._start_cluster()
         self._bootstrap.start()
+        self._registration.start()
         self._news.ask()
         self._settle()
 
@@ -176,19 +184,24 @@ class Node:
         if isinstance(answer, Welcome):
             self.context.sessions.open(session)
             if hello.role == ROLE_NODE:
-                self._node_sessions.add(session)
+                self._node_sessions[session] = hello.identity
+        elif answer.code == Code.BUSY:
+            self._catch_up()
         return answer
 
     def close_session(self, session: int) -> None:
         """The session has ended, and what was under way for it."""
-        self._node_sessions.discard(session)
+        self._node_sessions.pop(session, None)
         self.context.sessions.close(session)
 
     def refused(self, node_id: str, failure: Failure) -> None:
         """The other node refused this one's hello."""
         text = f"{node_id} refuses this node: {failure.text}"
-        if failure.code == Code.WRONG_CLUSTER and self.cluster.cluster_id == NO_IDENTITY:
+        is_wrong = failure.code == Code.WRONG_CLUSTER and self.cluster.cluster_id == NO_IDENTITY
+        if is_wrong or failure.code == Code.REMOVED:
             self.context.outbox.fatal = text
+        elif failure.code == Code.BUSY:
+            self.context.outbox.note(text)
         else:
             self.context.outbox.alarm(text)
 
@@ -206,7 +219,7 @@ class Node:
     def peers(self) -> dict[str, str]:
         """The addresses of the nodes to be connected with, by node id."""
         known = {node.node_id: node.address for node in self.cluster.nodes.values()}
-        peers = known or dict(self._initial_cluster)
+        peers = known or dict(self._first_peers)
         peers.pop(self.context.node_id, None)
         return peers
 
@@ -239,6 +252,9 @@ class Node:
             SetMembers: self._forwarding.change,
             DescribeChange: self._forwarding.change,
             DeleteStream: self._forwarding.change,
+            RegisterNode: self._forwarding.change,
+            RemoveNode: self._forwarding.change,
+            ListNodes: self._on_list_nodes,
             Status: self._on_status,
             NewWriter: self._to_member(Member.new_writer),
             ReadTail: self._to_member(Member.read_tail),
@@ -348,6 +364,8 @@ class Node:
         history = History(origin=origin, committed=origin, base=origin)
         member = self._add_member(State(*record[:3], history))
         member.order(effects.SetTopology(*record[:3]))
+        if record.stream_id == STREAM_CLUSTER:
+            self._start_manager(member)
 
     def _on_member_changed(self, member: Member) -> None:
         self._writers.on_change(member)
@@ -356,33 +374,60 @@ class Node:
 
     # --- the cluster ------------------------------------------------------------------------------
 
-    def _on_formed(self, cluster_id: bytes, nodes: tuple[NodeRecord, ...]) -> None:
-        self.context.outbox.order(effects.SetCluster(cluster_id, nodes))
-        self.cluster.form(cluster_id, nodes)
-        self._create_member(self.cluster.streams[STREAM_CLUSTER])
+    def _on_cluster(self, cluster: effects.SetCluster) -> None:
+        """This node has become one of a cluster's."""
+        self.context.outbox.order(cluster)
+        self.cluster.know(cluster)
+        self._kept = self.cluster.known()
         self._start_cluster()
 
     def _start_cluster(self) -> None:
-        member = self.members[STREAM_CLUSTER]
-        self.manager = Manager(self.context, member, self.cluster, self.node.address)
+        """Begins to follow `/cluster`. Who has formed the cluster is a member of it."""
+        if not self.cluster.known_id and STREAM_CLUSTER not in self.members:
+            self._create_member(self.cluster.streams[STREAM_CLUSTER])
+        elif STREAM_CLUSTER in self.members:
+            self._start_manager(self.members[STREAM_CLUSTER])
         self._follower = Follower(
             self.context,
-            member,
+            self.members,
             self.cluster,
             self._news,
             on_stream=self._on_stream,
-            on_applied=self.manager.on_applied,
+            on_applied=self._on_applied,
         )
-        self.manager.watch()
         self._follower.follow()
 
+    def _start_manager(self, member: Member) -> None:
+        self.manager = Manager(self.context, member, self.cluster)
+        self.manager.watch()
+
+    def _on_applied(self) -> None:
+        """Entries of `/cluster` have been applied, whatever they tell."""
+        known = self.cluster.known()
+        if known._replace(applied_id=0) != self._kept._replace(applied_id=0):
+            self._kept = known
+            self.context.outbox.order(known)
+        removed = self.cluster.removed
+        if self.node.identity in removed:
+            self.context.outbox.fatal = refuse_removed(self.cluster, self.context.node_id).text
+        for session, identity in list(self._node_sessions.items()):
+            if identity in removed:
+                del self._node_sessions[session]
+        self._registration.check()
+        if self.manager is not None:
+            self.manager.on_applied()
+
     def _on_stream(self, record: StreamRecord) -> None:
-        """`/cluster` tells of a new stream, of new members, of a trim, or of a deletion."""
+        """`/cluster` tells of a new stream, of new members, of a trim, or of a deletion. Before
+        it has registered this node, that is about an older one of the same name."""
         stream_id = record.stream_id
         member = self.members.get(stream_id)
         if member is not None:
             member.joining.adopt(record.topology)
-        elif self.context.node_id in record.topology.everyone:
+        elif (
+            self.context.node_id in record.topology.everyone
+            and self.node.identity in self.cluster.registered
+        ):
             self._create_member(record)
         if stream_id in self.cluster.deleted:
             self.members.pop(stream_id, None)
@@ -390,7 +435,9 @@ class Node:
     def _on_adopt(self, sender: Address, request_id: int, message: Adopt) -> None:
         """The manager tells what is committed in `/cluster`, which this node may not have yet."""
         topology = StreamTopology(*message[2:])
-        if message.stream_id not in self.cluster.deleted:
+        known = self.cluster.streams.get(message.stream_id)
+        is_older = known is not None and known.topology.version > topology.version
+        if message.stream_id not in self.cluster.deleted and not is_older:
             self._on_stream(StreamRecord(message.stream_id, message.name, topology))
         self._with_member(
             sender,
@@ -470,26 +517,28 @@ class Node:
         else:
             self._follower.when_fresh(answer, give_up)
 
+    def _on_list_nodes(self, sender: Address, request_id: int, _ask: ListNodes) -> None:
+        if self.cluster.cluster_id == NO_IDENTITY:
+            text = f"{self.context.node_id} belongs to no cluster yet: too few of its nodes run"
+            self._fail(sender, request_id, Code.BUSY, text)
+        else:
+            self.context.send(sender, describe_cluster(self.cluster), request_id)
+
     def _on_list_streams(self, sender: Address, request_id: int, ask: ListStreams) -> None:
         infos = (
             self.cluster.info(self.cluster.streams[stream_id])
             for stream_id in sorted(self.cluster.streams)
             if stream_id > ask.after
         )
-        streams, more = _page(infos, encoded_size)
+        streams, more = page(infos, encoded_size)
         self.context.send(sender, StreamList(more, tuple(streams)), request_id)
 
     # --- status -----------------------------------------------------------------------------------
 
     def _on_status(self, sender: Address, request_id: int, ask: Status) -> None:
-        texts = (
-            _to_json(self._stream_status(self.members[stream_id]))
-            for stream_id in sorted(self.members)
-            if stream_id > ask.after and self.members[stream_id].is_named
-        )
-        streams, more = _page(texts, len)
-        body = _to_json(self._status())[:-1] + ',"streams":[' + ",".join(streams) + "]}"
-        self.context.send(sender, StatusReply(more, body.encode()), request_id)
+        now_ns = self.context.now_ns
+        reply = describe_node(self._status(), self.members, after=ask.after, now_ns=now_ns)
+        self.context.send(sender, reply, request_id)
 
     def _status(self) -> dict[str, Any]:
         """This node's own view, but its streams; docs/wire.md describes it."""
@@ -503,36 +552,6 @@ class Node:
             **self._describe_process(),
         }
 
-    def _stream_status(self, member: Member) -> dict[str, Any]:
-        history, promise = member.history, member.promise
-        gap = history.lowest_gap()
-        fill = history.fill
-        return {
-            "id": member.stream_id,
-            "name": member.name,
-            "version": member.topology.version,
-            "members": list(member.topology.members),
-            "first_entry_id": history.origin.entry_id + 1,
-            "committed_id": history.committed.entry_id,
-            "tail_id": history.tail.entry_id,
-            "doubtful_id": member.doubtful_id if member.is_damaged else 0,
-            "gaps": [list(each) for each in history.gaps()[:GAPS_LISTED_MAX]],
-            "backfill": None
-            if gap is None
-            else {
-                "gap": [gap[0].entry_id + 1, gap[1].start],
-                "filled_id": fill.last.entry_id if fill is not None else gap[0].entry_id,
-                "bytes_per_second": member.backfill.rate.per_second(self.context.now_ns),
-            },
-            "writer": {
-                "ts": promise.writer.ts,
-                "nonce": promise.writer.nonce,
-                "address": promise.address,
-                "lease_ms": promise.lease_ms,
-                "remaining_lease_ms": member.lease.remaining_ms(self.context.now_ns),
-            },
-        }
-
 
 def _sync(member: Member, sender: Address, request_id: int, sync: Sync) -> None:
     member.syncing.sync(sender, request_id, sync)
@@ -540,19 +559,3 @@ def _sync(member: Member, sender: Address, request_id: int, sync: Sync) -> None:
 
 def _release(sender: Address, request_id: int, release: Release, member: Member) -> None:
     member.release(sender, request_id, release)
-
-
-def _page(items: Iterable[T], size_of: Callable[[T], int]) -> tuple[list[T], int]:
-    """As many of these as fit an answer, and 1 if there are more."""
-    page: list[T] = []
-    size = 0
-    for item in items:
-        size += size_of(item)
-        if size > LIST_BYTES_MAX:
-            return page, 1
-        page.append(item)
-    return page, 0
-
-
-def _to_json(value: dict[str, Any]) -> str:
-    return json.dumps(value, separators=(",", ":"))

@@ -76,6 +76,7 @@ class Consensus:
             context,
             node=NodeRecord(config.node, config.address, identity, config.zone, config.capacity),
             initial_cluster=config.initial_cluster,
+            join=config.join,
             recovered=self._wait_for_recovery(),
             describe_process=self._describe_process,
         )
@@ -230,7 +231,8 @@ class Consensus:
                 log.log(level, "%s", text)
             texts.clear()
         if outbox.fatal is not None:
-            raise ConfigError("initial_cluster", outbox.fatal)
+            key = "join" if self._config.join else "initial_cluster"
+            raise ConfigError(key, outbox.fatal)
         self._tell_peers()
         for action in actions:
             if not isinstance(action, effects.UNSYNCED):

@@ -234,7 +234,9 @@ class Link:
                 log.debug("%s at %s: %s", self.peer.node_id, self.peer.address, error)
             else:
                 made_s = time.monotonic()
-                if not self._network.is_named(session, self.peer.node_id):
+                # Who answers at an address where this node joins, it does not know yet.
+                is_known = self.peer.node_id != self.peer.address
+                if is_known and not self._network.is_named(session, self.peer.node_id):
                     session.fail(Code.BAD_REQUEST, f"this is not node {self.peer.node_id}")
                 self.session = session
                 session.send(self.hello)

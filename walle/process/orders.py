@@ -18,7 +18,7 @@ from walle.core.node import Recovered
 from walle.core.topology import StreamTopology
 from walle.errors import InvariantError
 from walle.ids import NO_WRITER, Position, WriterId
-from walle.messages import U32, U64, Identity, NodeRecord, codec_of
+from walle.messages import U32, U64, codec_of
 from walle.process.mail import Destination, pack_batch, unpack_batch
 
 if TYPE_CHECKING:
@@ -207,8 +207,7 @@ class _Stream(NamedTuple):
 
 
 class _Found(NamedTuple):
-    cluster_id: Identity
-    nodes: tuple[NodeRecord, ...]
+    cluster: effects.SetCluster
     is_last: U32
     streams: tuple[_Stream, ...]
 
@@ -223,7 +222,7 @@ def pack_recovered(recovered: Recovered) -> list[list[Buffer]]:
     for index, stream in enumerate([*streams, ()]):
         out = bytearray([RECOVERED])
         is_last = index == len(streams)
-        _FOUND.encode(_Found(recovered.cluster_id, recovered.nodes, is_last, stream), out)
+        _FOUND.encode(_Found(recovered.cluster, is_last, stream), out)
         messages.append([out])
     return messages
 
@@ -232,7 +231,7 @@ def unpack_recovered(view: memoryview) -> tuple[Recovered, bool]:
     """One message's part of what storage found, and whether it is the last."""
     found = _FOUND.decode_from(view, 1)
     states = tuple(_unpack_state(stream) for stream in found.streams)
-    return Recovered(found.cluster_id, found.nodes, states), bool(found.is_last)
+    return Recovered(found.cluster, states), bool(found.is_last)
 
 
 def _pack_state(state: State) -> _Stream:

@@ -111,7 +111,7 @@ def _begin(dump: Dump, origin: Position) -> Iterator[Action]:
     """The stream, without entries, as though what is not copied had been trimmed."""
     state, cluster = dump.state, dump.replica.loaded.manifest.cluster
     if cluster is not None:
-        yield effects.SetCluster(cluster.cluster_id, cluster.nodes)
+        yield cluster
     topology = state.topology._replace(
         first_entry_id=origin.entry_id + 1, first_prev_chain=origin.chain
     )

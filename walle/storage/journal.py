@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from walle.storage.vfs import File, Files
 
 MAGIC = b"WALLEJNL"
-VERSION = 2
+VERSION = 3
 BLOCK_BYTES = 4096
 
 LAYOUT = (

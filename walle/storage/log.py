@@ -18,9 +18,10 @@ from walle.storage.notes import RECORDS_START
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from walle.core.effects import SetCluster
     from walle.core.topology import StreamTopology
     from walle.ids import WriterId
-    from walle.storage.manifest import ClusterRecord, ExtentKey
+    from walle.storage.manifest import ExtentKey
     from walle.storage.reader import Place
     from walle.storage.segment import Segment
 
@@ -368,7 +369,7 @@ class StreamLog:
         return extents
 
 
-def snapshot(cluster: ClusterRecord | None, logs: Iterable[StreamLog]) -> bytes:
+def snapshot(cluster: SetCluster | None, logs: Iterable[StreamLog]) -> bytes:
     """The body of the first frame of a fresh journal: everything there is."""
     clusters = (cluster,) if cluster else ()
     return encode(Update(clusters, tuple([log.take_all() for log in logs])))

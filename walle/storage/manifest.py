@@ -13,9 +13,10 @@ import struct
 from enum import IntEnum
 from typing import NamedTuple
 
+from walle.core.effects import SetCluster  # noqa: TC001 - as below
 from walle.errors import RemoteProtocolError, invariant
 from walle.ids import Position, WriterId  # noqa: TC001 - the codec reads the annotations
-from walle.messages import U8, U32, U64, Identity, NodeRecord, codec_of
+from walle.messages import U8, U32, U64, codec_of
 from walle.record import ALIGNMENT
 from walle.storage.notes import RECORDS_START
 
@@ -64,13 +65,6 @@ class ExtentRecord(NamedTuple):
         return ExtentKey(self.file_number, self.offset)
 
 
-class ClusterRecord(NamedTuple):
-    """The cluster that this node belongs to, and the nodes that formed it."""
-
-    cluster_id: Identity
-    nodes: tuple[NodeRecord, ...]
-
-
 class StreamRecord(NamedTuple):
     """One stream's small state, whole, and what has changed of its extents.
 
@@ -104,7 +98,7 @@ class Update(NamedTuple):
     clusters: none or one.
     """
 
-    clusters: tuple[ClusterRecord, ...]
+    clusters: tuple[SetCluster, ...]
     streams: tuple[StreamRecord, ...]
 
 
@@ -157,7 +151,7 @@ class Manifest:
     """
 
     def __init__(self) -> None:
-        self.cluster: ClusterRecord | None = None
+        self.cluster: SetCluster | None = None
         self.streams: dict[int, StreamRecord] = {}
         self.extents: dict[int, dict[ExtentKey, ExtentRecord]] = {}
 

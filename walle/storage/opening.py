@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from walle.core.effects import NO_CLUSTER, SetCluster
 from walle.core.node import Recovered
 from walle.errors import CorruptionError
-from walle.ids import NO_IDENTITY
 from walle.limits import KIB
 from walle.storage.examine import (
     Examined,
@@ -22,7 +22,7 @@ from walle.storage.examine import (
 )
 from walle.storage.journal import REMEDY, Journal, Loaded, load, remove_unfinished
 from walle.storage.log import StreamLog, snapshot
-from walle.storage.manifest import ClusterRecord, Kind, Manifest
+from walle.storage.manifest import Kind, Manifest
 from walle.storage.notes import RECORDS_START, newest
 from walle.storage.recovery import RecoveredStream, StreamRecovery
 from walle.storage.segment import (
@@ -59,7 +59,7 @@ class Opened(NamedTuple):
     streams: Path
     spare: Path
     journal: Journal
-    cluster: ClusterRecord | None
+    cluster: SetCluster | None
     logs: dict[int, StreamLog]
     recovered: Recovered
     findings: tuple[str, ...]
@@ -94,14 +94,13 @@ def open_directory(directory: Path, files: Files, *, reads_all: bool = False) ->
     disk.tidy(logs)
     for name in files.names(spare):
         files.remove(spare / name)
-    cluster = manifest.cluster or ClusterRecord(NO_IDENTITY, ())
     return Opened(
         streams,
         spare,
         journal,
         manifest.cluster,
         logs,
-        Recovered(cluster.cluster_id, cluster.nodes, tuple([each.state for each in found])),
+        Recovered(manifest.cluster or NO_CLUSTER, tuple([each.state for each in found])),
         (
             *loaded.findings,
             *disk.findings,

@@ -16,7 +16,7 @@ from walle.native import records_seek
 from walle.storage import manifest
 from walle.storage.extent import Damage
 from walle.storage.log import StreamLog, snapshot
-from walle.storage.manifest import ClusterRecord, Kind
+from walle.storage.manifest import Kind
 from walle.storage.oldest import find_oldest
 from walle.storage.opening import open_directory
 from walle.storage.pool import Pool
@@ -271,7 +271,7 @@ class Store:
         return log
 
     def _set_cluster(self, action: effects.SetCluster) -> None:
-        self._cluster = ClusterRecord(action.cluster_id, action.nodes)
+        self._cluster = action
         self._has_new_cluster = True
 
     def _set_topology(self, action: effects.SetTopology) -> None:

@@ -128,9 +128,11 @@ class Cluster:
         self.now_ns = START_NS
         self.names = [f"n{index}" for index in range(1, size + 1)]
         self.addresses = {name: f"{name}:1" for name in self.names}
+        self._initial_cluster = dict(self.addresses)
         self.identities = {name: name.encode().ljust(16, b"\0") for name in self.names}
         self.clocks = dict.fromkeys(self.names, Clock())
         self.wall_ahead_us = dict.fromkeys(self.names, 0)
+        self._make_disk = make_disk
         self.disks = {name: make_disk() for name in self.names}
         self.nodes: dict[str, Node] = {}
         self.alarms: list[str] = []
@@ -152,6 +154,9 @@ class Cluster:
         self._count = count()
         self._idle_steps = 0
         self._lives = dict.fromkeys(self.names, 0)
+        self._joins: dict[str, tuple[str, ...]] = {}  # the addresses that nodes join at
+        self._greeted: dict[tuple[str, str], tuple[int, int, Hello]] = {}
+        self.fatal: dict[str, str] = {}  # why nodes have ended, that must not run
         self._alarms_ns: dict[str, int] = {}  # in true time, of the nodes that run
         self._is_syncing: set[str] = set()
         self._forwards: dict[str, list[Send]] = {name: [] for name in self.names}
@@ -170,7 +175,8 @@ class Cluster:
         node = self.nodes[name] = Node(
             context,
             node=NodeRecord(name, self.addresses[name], self.identities[name]),
-            initial_cluster=dict(self.addresses),
+            initial_cluster={} if name in self._joins else dict(self._initial_cluster),
+            join=self._joins.get(name, ()),
             recovered=self.disks[name].recover(),
         )
         for session in range(1, CLIENT_SESSIONS + 1):
@@ -180,6 +186,18 @@ class Cluster:
         node.start()
         self.collect(name)
         return node
+
+    def join(self, name: str, *at: str, identity: bytes | None = None) -> Node:
+        """Starts a new node, with an empty disk, that joins at those nodes' addresses."""
+        if name not in self.names:
+            self.names.append(name)
+            self.clocks[name], self.wall_ahead_us[name] = Clock(), 0
+            self._lives[name], self._forwards[name] = 0, []
+        self.addresses.setdefault(name, f"{name}:1")
+        self.identities[name] = identity or name.encode().ljust(16, b"\0")
+        self.disks[name] = self._make_disk()
+        self._joins[name] = tuple(self.addresses[each] for each in at)
+        return self.start(name)
 
     def peer_hello(self, name: str) -> Hello:
         """What that node says when it connects to another."""
@@ -254,9 +272,31 @@ class Cluster:
             return
         node = self.nodes.get(mail.target)
         if node is not None and mail.life in (None, self._lives[mail.target]):
+            if not self._is_welcome(mail, node):
+                return
             self._set_clock(node.context)
             node.receive(mail.sender, mail.request_id, mail.message, mail.batch)
             self.collect(mail.target)
+
+    def _is_welcome(self, mail: Mail, node: Node) -> bool:
+        """Whether a node that joins may send that; it says hello first. (The others have.)"""
+        source, target = mail.source, mail.target
+        if source not in self._joins or source == target or isinstance(mail.sender, str):
+            return True
+        if source not in self.nodes:
+            return False
+        hello = self.nodes[source].handshake.hello()
+        greeting = (self._lives[source], self._lives[target], hello)
+        if self._greeted.get((source, target)) == greeting:
+            return True
+        answer = node.open_session(mail.sender, hello)
+        self.collect(target)
+        if isinstance(answer, Failure):
+            self.nodes[source].refused(target, answer)
+            self.collect(source)
+            return False
+        self._greeted[source, target] = greeting
+        return True
 
     def deliver_held(self, wanted: Callable[[Mail], bool] = lambda _mail: True) -> int:
         """Delivers the messages held back that are `wanted`, oldest first; returns how many."""
@@ -339,6 +379,10 @@ class Cluster:
         self.alarms += outbox.alarms
         outbox.alarms.clear()
         sends, actions = outbox.take()
+        if outbox.fatal is not None:
+            self.fatal[name] = outbox.fatal
+            self.on_failure(name)
+            return
         for send in sends:
             self._post(name, send, send.batch)
         try:
@@ -409,9 +453,13 @@ class Cluster:
         elif isinstance(to, int):
             target = self.names[to - PEER_SESSIONS]
             life = self._lives[target]
-            mail = Mail(source, target, source, send.request_id, send.message, batch, life)
+            hello = self._greeted.get((target, source), (0, 0, None))[2]
+            is_client = hello is not None and hello.role == ROLE_CLIENT
+            whose = self.addresses[source] if is_client else source
+            mail = Mail(source, target, whose, send.request_id, send.message, batch, life)
         else:
             own = to == source
+            to = next((name for name, each in self.addresses.items() if each == to), to)
             sender: int | str = source if own else PEER_SESSIONS + self.names.index(source)
             life_wanted = self._lives[source] if own else None
             mail = Mail(source, to, sender, send.request_id, send.message, batch, life_wanted)

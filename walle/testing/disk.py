@@ -372,7 +372,7 @@ class Disk:
         if self.cluster is None:
             return Recovered()
         states = tuple(stream.state(key) for key, stream in self.streams.items())
-        return Recovered(self.cluster.cluster_id, self.cluster.nodes, states)
+        return Recovered(self.cluster, states)
 
     def recover_stream(self, stream_id: int) -> State:
         """What a restarted member finds."""

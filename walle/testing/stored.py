@@ -10,9 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from walle.core import effects
+from walle.core.effects import NO_CLUSTER
 from walle.errors import CorruptionError, InvariantError
-from walle.ids import NO_IDENTITY
 from walle.record import Bytes, check
 from walle.storage.reader import Wanted
 from walle.storage.store import Store
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     import random
     from collections.abc import Sequence
 
+    from walle.core import effects
     from walle.core.effects import Action
     from walle.core.history import History
     from walle.core.member import State
@@ -92,10 +92,8 @@ class StoredDisk(Disk):
         self._found.clear()
         self._store = Store(DIRECTORY, self._files, reads_all=self._is_damaged)
         recovered = self._store.recovered()
-        self.cluster = self._durable_cluster = None
-        if recovered.cluster_id != NO_IDENTITY:
-            self.cluster = effects.SetCluster(recovered.cluster_id, recovered.nodes)
-            self._durable_cluster = self.cluster
+        self.cluster = recovered.cluster if recovered.cluster != NO_CLUSTER else None
+        self._durable_cluster = self.cluster
         before = self._durable
         self.streams = {state.stream_id: self._stream_of(state) for state in recovered.states}
         self._durable = {key: stream.copy() for key, stream in self.streams.items()}

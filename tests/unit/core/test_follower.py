@@ -38,7 +38,7 @@ class Desk:
         self.told: list[str] = []
         self.follower = Follower(
             self.bench.context,
-            self.bench.member,
+            {STREAM: self.bench.member},
             self.cluster,
             News(self.bench.context, {}),
             on_stream=lambda _record: None,

@@ -23,14 +23,19 @@ THEIRS = b"another cluster "
 ID1 = b"identity of n1  "
 ID2 = b"identity of n2  "
 WIPED = b"a new directory "
+GONE = b"identity of n3  "
 
 
-def handshake(*, is_formed: bool = True) -> Handshake:
+CLIENT = Hello(PROTOCOL_VERSION, ROLE_CLIENT, NO_IDENTITY, "", NO_IDENTITY)
+
+
+def handshake(*, is_formed: bool = True, joins: bool = False) -> Handshake:
     """That of n1, in a cluster of n1 and n2."""
     cluster = ClusterState()
     if is_formed:
         cluster.form(OURS, [NodeRecord("n1", "h1:1", ID1), NodeRecord("n2", "h2:1", ID2)])
-    return Handshake("n1", ID1, cluster)
+        cluster.removed[GONE] = "n3"
+    return Handshake("n1", ID1, cluster, joins=joins)
 
 
 def hello(
@@ -47,6 +52,13 @@ def hello(
 def test_hello_tells_who_this_node_is() -> None:
     assert handshake().hello() == Hello(PROTOCOL_VERSION, ROLE_NODE, OURS, "n1", ID1)
     assert handshake(is_formed=False).hello().cluster_id == NO_IDENTITY
+
+
+def test_node_that_has_not_joined_speaks_as_a_client() -> None:
+    assert handshake(is_formed=False, joins=True).hello() == CLIENT
+    assert handshake(joins=True).hello().role == ROLE_NODE
+    anyone = Welcome(1, THEIRS, "n7", WIPED)
+    assert handshake(is_formed=False, joins=True).check_welcome("h2:1", anyone) is None
 
 
 @pytest.mark.parametrize(
@@ -69,12 +81,16 @@ def test_members_and_clients_are_welcome(good: Hello) -> None:
         (hello(role=7), Code.BAD_REQUEST, "no role has number 7"),
         (hello(THEIRS), Code.WRONG_CLUSTER, f"belongs to cluster {OURS.hex()}, not to"),
         (hello(THEIRS, role=ROLE_CLIENT), Code.WRONG_CLUSTER, THEIRS.hex()),
-        (hello(node_id="n9"), Code.WRONG_CLUSTER, "has no node n9: it must join"),
-        (hello(identity=WIPED), Code.WRONG_CLUSTER, "its data directory was replaced; restore"),
+        (hello(NO_IDENTITY, node_id="n9"), Code.WRONG_CLUSTER, "has no node n9: it must join"),
         (hello(NO_IDENTITY, identity=WIPED), Code.WRONG_CLUSTER, "restore that directory"),
+        (hello(node_id="n9"), Code.BUSY, "n1 does not know n9 yet"),
+        (hello(identity=WIPED), Code.BUSY, "n1 does not know n2 yet"),
+        (hello(node_id="n3", identity=GONE), Code.REMOVED, "n3 was removed from the cluster"),
+        (hello(NO_IDENTITY, "n3", GONE), Code.REMOVED, "it can join as a new node"),
     ],
 )
 def test_others_are_refused_with_the_reason(bad: Hello, code: Code, text: str) -> None:
+    """Who is not known, but speaks of this cluster, has joined it a moment ago."""
     answer = handshake().answer(bad)
     assert isinstance(answer, Failure)
     assert answer.code == code

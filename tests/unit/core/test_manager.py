@@ -269,7 +269,7 @@ def test_one_change_at_a_time() -> None:
     cluster, manager = with_stream("n1", "n2", "n3")
     first = change(cluster, manager, "n1", "n2", "n4")
     (second,) = change(cluster, manager, "n1", "n3", "n4")
-    assert second == Failure(Code.BUSY, "stream /a is being created or changed")
+    assert second == Failure(Code.BUSY, "/a is being created or changed")
     cluster.run_until(lambda: bool(first))
     (third,) = change(cluster, manager, "n1", "n3", "n4")
     assert (third.code, "one change at a time" in third.text) == (Code.BUSY, True)

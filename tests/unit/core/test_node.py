@@ -11,8 +11,7 @@ import pytest
 from tests.unit.core.bench import Truth
 from tests.unit.core.served import Served
 from tests.unit.making import W1, entries
-from walle.core import forwarding
-from walle.core import node as node_module
+from walle.core import forwarding, status
 from walle.errors import Code
 from walle.ids import ANY_WRITER, NO_WRITER, ORIGIN, STREAM_CLUSTER, Position
 from walle.messages import (
@@ -149,7 +148,7 @@ def test_streams_are_listed_in_order_of_their_ids(served: Served) -> None:
 
 def test_long_list_comes_in_pages(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = served.call("n1", ListStreams(0)).streams
-    monkeypatch.setattr(node_module, "LIST_BYTES_MAX", encoded_size(whole[0]))
+    monkeypatch.setattr(status, "LIST_BYTES_MAX", encoded_size(whole[0]))
     first = served.call("n1", ListStreams(0))
     assert (first.streams, first.more) == (whole[:1], 1)
     second = served.call("n1", ListStreams(STREAM_CLUSTER))
@@ -158,9 +157,9 @@ def test_long_list_comes_in_pages(served: Served, monkeypatch: pytest.MonkeyPatc
 
 def test_page_holds_as_much_as_fits() -> None:
     sizes = [60_000, 60_000, 60_000]
-    assert node_module._page(sizes, lambda size: size) == (sizes[:2], 1)
-    assert node_module._page(sizes[:2], lambda size: size) == (sizes[:2], 0)
-    assert node_module._page([], lambda _: 1) == ([], 0)
+    assert status.page(sizes, lambda size: size) == (sizes[:2], 1)
+    assert status.page(sizes[:2], lambda size: size) == (sizes[:2], 0)
+    assert status.page([], lambda _: 1) == ([], 0)
 
 
 def test_stream_is_described_by_any_node(served: Served) -> None:

@@ -19,7 +19,7 @@ from walle.core.member import State
 from walle.core.node import Recovered
 from walle.core.topology import StreamTopology
 from walle.errors import Code, InvariantError
-from walle.messages import Failure, NodeRecord
+from walle.messages import Failure
 from walle.process import orders
 from walle.process.mail import Destination, RingPayload
 from walle.record import Batch, Bytes
@@ -134,20 +134,19 @@ STATES = st.builds(
 
 
 @given(
-    st.binary(min_size=16, max_size=16),
-    of_type(tuple[NodeRecord, ...]),
+    of_type(effects.SetCluster),
     st.lists(STATES, max_size=3).map(tuple),
 )
 def test_what_was_recovered_comes_out_stream_by_stream(
-    cluster_id: bytes, nodes: tuple[NodeRecord, ...], states: tuple[State, ...]
+    cluster: effects.SetCluster, states: tuple[State, ...]
 ) -> None:
-    messages = orders.pack_recovered(Recovered(cluster_id, nodes, states))
+    messages = orders.pack_recovered(Recovered(cluster, states))
     found: list[State] = []
     for index, parts in enumerate(messages):
         view = in_ring(parts)
         assert view[0] == orders.RECOVERED
         part, is_last = orders.unpack_recovered(view)
-        assert (part.cluster_id, part.nodes) == (cluster_id, nodes)
+        assert part.cluster == cluster
         assert len(part.states) <= 1
         assert is_last == (index == len(messages) - 1)
         found += part.states
