@@ -3,6 +3,7 @@
     with DevNodes(tmp_path) as nodes:          # n1, n2, n3 by `walle dev`, ready
         nodes.kill("n2")                       # the whole node, with SIGKILL
         nodes.start("n2")
+        nodes.run_node("n4", join=nodes.addresses)
 
 Whatever a test does, its processes end with it, by pid; a process that is left behind fails it.
 """
@@ -21,6 +22,7 @@ import time
 from typing import TYPE_CHECKING, Any, Self
 
 import psutil
+import yaml
 
 from walle.messages import Describe, StreamInfo
 
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 READY_S = 30.0
 STOP_S = 15.0
 ROLES = ("network", "consensus", "storage")
+SPARE_PORTS = 3
+"""Behind those of `walle dev`, for nodes that join."""
 
 
 def free_ports(count: int) -> int:
@@ -93,7 +97,7 @@ class DevNodes:
         self, directory: Path, count: int = 3, *, apart: bool = False, errors: Path | None = None
     ) -> None:
         self.directory = directory / "nodes"
-        self.port = free_ports(count)
+        self.port = free_ports(count + SPARE_PORTS)
         self.names = [f"n{index + 1}" for index in range(count)]
         self._apart = apart
         self._errors = errors
@@ -231,8 +235,13 @@ class DevNodes:
         found: list[psutil.Process] = []
         for process in self._processes:
             if process.poll() is None:
-                found += psutil.Process(process.pid).children(recursive=True)
+                itself = psutil.Process(process.pid)
+                found += [itself, *itself.children(recursive=True)]
         return found
+
+    def spare_address(self, index: int = 0) -> str:
+        """Where a node may listen that joins."""
+        return f"127.0.0.1:{self.port + len(self.names) + index}"
 
     # --- doing ------------------------------------------------------------------------------------
 
@@ -258,6 +267,19 @@ class DevNodes:
         launched = [self._launch("--only", name.removeprefix("n")) for name in names]
         for process in launched:
             self._wait_ready(process)
+
+    def run_node(self, name: str, **settings: Any) -> subprocess.Popen[bytes]:
+        """Runs a node by `walle node --config`, with these settings and a data directory of its
+        own. It logs beside the others, and ends with the cluster at the latest."""
+        own = {"node": name, "listen": self.spare_address(), "data": name}
+        path = self.directory / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(own | settings))
+        with (self.directory / f"{name}.log").open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "walle", "node", "--config", str(path)], stderr=log
+            )
+        self._processes.append(process)
+        return process
 
     def stop(self) -> None:
         """Stops everything in good order; nothing may be left behind."""

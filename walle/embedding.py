@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from walle.client.client import TIMEOUT_S, connect
+from walle.client.client import connect
+from walle.client.members import TIMEOUT_S
 from walle.config import parse_address, parse_tls
 from walle.errors import ConfigError, Unavailable, WalleError
 from walle.node_log import NodeLog

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from walle.client import writer as asyncio_writer
     from walle.ids import Position
-    from walle.messages import ChangeInfo, StreamInfo, WriterStatusReply
+    from walle.messages import ChangeInfo, NodeRecord, StreamInfo, WriterStatusReply
     from walle.record import Entry
     from walle.tls import Tls
 
@@ -204,6 +204,14 @@ class Client:
     def list_streams(self) -> tuple[StreamInfo, ...]:
         """All streams, `/cluster` included."""
         return self._loop.run(self._client.list_streams())
+
+    def nodes(self) -> tuple[NodeRecord, ...]:
+        """The cluster's nodes, by their ids."""
+        return self._loop.run(self._client.nodes())
+
+    def remove_node(self, name: str) -> tuple[NodeRecord, ...]:
+        """As `walle.Client.remove_node`."""
+        return self._loop.run(self._client.remove_node(name))
 
     def writer_status(self, name: str) -> WriterStatusReply:
         """Who the stream's writer is, by a majority of its members."""

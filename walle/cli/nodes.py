@@ -5,16 +5,30 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from walle.cli.common import read_yaml
+from walle.cli.common import (
+    connect_option,
+    console,
+    json_option,
+    new_table,
+    print_json,
+    printable,
+    read_yaml,
+    run_client,
+)
+from walle.cli.status import ask_nodes, describe_up
 from walle.config import PORT_DEFAULT, parse_node_config
 from walle.dev import DevCluster
 from walle.errors import ConfigError
 from walle.limits import MEMBERS_COUNT_MAX
 from walle.native import set_parent_death_signal
 from walle.supervisor import configure_logging, run_node
+
+if TYPE_CHECKING:
+    from walle.client.client import Client
 
 
 @click.group(invoke_without_command=True)
@@ -34,6 +48,7 @@ def node(context: click.Context, config: Path | None, parent: int | None, *, ver
 
     \b
         walle node --config n1.yaml
+        walle node list
         walle node drain n3
     """
     if context.invoked_subcommand is not None:
@@ -57,6 +72,69 @@ def _run_node(config: Path, parent: int | None, *, is_verbose: bool) -> int:
             raise click.UsageError(f"--parent: {parent} is not the process that started this one")
     configure_logging(parsed.node, is_verbose=is_verbose)
     return run_node(parsed)
+
+
+@node.command("list")
+@json_option
+@connect_option
+def list_nodes(connect: str, *, as_json: bool) -> None:
+    """List the cluster's nodes. STREAMS is of how many streams each is a member.
+
+    \b
+        walle node list
+        walle node list --json
+    """
+    found = run_client(connect, _collect_nodes)
+    if as_json:
+        print_json(found)
+        return
+    table = new_table("NODE", "ADDRESS", "STATE", "ZONE", "CAPACITY", "STREAMS", "IDENTITY")
+    for each in found:
+        table.add_row(
+            *(each["id"], each["address"], describe_up(each), printable(each["zone"])),
+            *(str(each["capacity"]), str(each["streams"]), each["identity"]),
+        )
+    console().print(table)
+
+
+async def _collect_nodes(client: Client) -> list[dict[str, Any]]:
+    nodes = await client.nodes()
+    told = await ask_nodes(client, {each.node_id: each.address for each in nodes})
+    topologies = [
+        {member.node_id for member in (*info.members, *info.old_members)}
+        for info in await client.list_streams()
+    ]
+    return [
+        {
+            "id": each.node_id,
+            "address": each.address,
+            "zone": each.zone,
+            "capacity": each.capacity,
+            "identity": each.identity.hex(),
+            "streams": sum(each.node_id in members for members in topologies),
+            "up": each.node_id in told,
+        }
+        for each in nodes
+    ]
+
+
+@node.command()
+@click.argument("name", metavar="NODE")
+@connect_option
+def remove(name: str, connect: str) -> None:
+    """Remove a node from the cluster, for good. Repeating it does no harm.
+
+    It is refused while the node is a member of a stream. A removed node that still runs stops, and
+    its data directory is of no further use; with an empty one it can join again, as a new node.
+
+    \b
+        walle node remove n3
+    """
+
+    async def work(client: Client) -> None:
+        await client.remove_node(name)
+
+    run_client(connect, work)
 
 
 @click.command()

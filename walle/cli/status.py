@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from walle.client.client import Client
-    from walle.messages import StreamInfo
+    from walle.messages import NodeAddress, NodeRecord, StreamInfo
 
 
 @click.command()
@@ -42,7 +42,7 @@ def status(connect: str, *, as_json: bool) -> None:
     """
 
     async def work(client: Client) -> dict[str, Any]:
-        return await collect_status(client, await client.list_streams())
+        return await collect_status(client, await client.nodes(), await client.list_streams())
 
     found = run_client(connect, work)
     if as_json:
@@ -111,13 +111,14 @@ def _describe_retention(settings: Mapping[str, Any]) -> str:
     return " of ".join(part for part in (newest, last) if part)
 
 
-def _describe_up(what: dict[str, Any]) -> Text:
+def describe_up(what: dict[str, Any]) -> Text:
+    """Whether the node, or the member, answers."""
     return Text("up", "green") if what["up"] else Text("down", "red")
 
 
 def _describe_node_state(node: dict[str, Any]) -> Text:
     if not node["up"] or node["has_space"]:
-        return _describe_up(node)
+        return describe_up(node)
     return Text(f"disk full: {node['free_bytes'] // MIB} MiB free", "red")
 
 
@@ -134,7 +135,7 @@ def _describe_damage(count: int) -> Text:
 
 def _describe_member_state(member: dict[str, Any]) -> Text:
     if not member["doubtful_id"]:
-        return _describe_up(member)
+        return describe_up(member)
     return Text("doubts its tail", "yellow")
 
 
@@ -170,14 +171,27 @@ def _describe_backfill(backfill: dict[str, Any] | None) -> str:
     return f"{100 * done // (end - start)} % ({done}), {rate}"
 
 
-async def collect_status(client: Client, streams: Sequence[StreamInfo]) -> dict[str, Any]:
-    """What the members of these streams tell, put together; docs/wire.md describes what one node
-    tells."""
-    addresses = {member.node_id: member.address for info in streams for member in info.members}
-    answers = await asyncio.gather(
-        *(_ask(client, node_id, address) for node_id, address in sorted(addresses.items()))
-    )
-    told = {node_id: answer for node_id, answer in answers if answer is not None}
+async def ask_nodes(client: Client, addresses: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """What the nodes at these addresses tell, by their ids; without those that do not answer.
+    docs/wire.md describes what one node tells."""
+
+    async def ask(node_id: str, address: str) -> dict[str, Any] | None:
+        try:
+            told = await client.node_status(address)
+        except WalleError:
+            return None
+        return told if told["id"] == node_id else None  # another one may have its address now
+
+    answers = await asyncio.gather(*(ask(*each) for each in addresses.items()))
+    return {answer["id"]: answer for answer in answers if answer is not None}
+
+
+async def collect_status(
+    client: Client, nodes: Sequence[NodeAddress | NodeRecord], streams: Sequence[StreamInfo]
+) -> dict[str, Any]:
+    """What these nodes tell of these streams, put together."""
+    addresses = {node.node_id: node.address for node in nodes}
+    told = await ask_nodes(client, addresses)
     return {
         "cluster": client.cluster_id.hex(),
         "nodes": [
@@ -186,13 +200,6 @@ async def collect_status(client: Client, streams: Sequence[StreamInfo]) -> dict[
         ],
         "streams": [_describe_stream(info, told) for info in streams],
     }
-
-
-async def _ask(client: Client, node_id: str, address: str) -> tuple[str, dict[str, Any] | None]:
-    try:
-        return node_id, await client.node_status(address)
-    except WalleError:
-        return node_id, None
 
 
 def _describe_node(node_id: str, address: str, told: dict[str, Any] | None) -> dict[str, Any]:

@@ -141,7 +141,8 @@ def show(name: str, connect: str, *, as_json: bool) -> None:
     """
 
     async def work(client: Client) -> dict[str, Any]:
-        status = await collect_status(client, [await client.describe(name)])
+        info = await client.describe(name)
+        status = await collect_status(client, info.members, [info])
         found: dict[str, Any] = status["streams"][0]
         return found
 

@@ -33,13 +33,16 @@ from walle.messages import (
     ChangeInfo,
     Claim,
     ClaimReply,
+    ClusterInfo,
     CreateStream,
     DeleteStream,
     Describe,
     DescribeChange,
+    ListNodes,
     ListStreams,
     Read,
     ReadReply,
+    RemoveNode,
     SetMembers,
     SetStream,
     Status,
@@ -53,10 +56,10 @@ from walle.messages import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
     from datetime import datetime
 
-    from walle.messages import Message
+    from walle.messages import Message, NodeAddress, NodeRecord
     from walle.record import Batch, Entry
     from walle.tls import Tls
 
@@ -135,14 +138,28 @@ class Client:
                 if loop.time() >= deadline:
                     raise reason
                 await asyncio.sleep(RETRY_S)
-        while not (streams := (await self.ask(ListStreams(0), StreamList))[0].streams):
-            if loop.time() >= deadline:
-                raise Unavailable("the nodes have not formed their cluster yet: too few run")
-            await asyncio.sleep(RETRY_S)
-        for info in streams:  # the first page will do: `/cluster` is in it
-            for member in info.members:
-                if member.address not in self._seeds:
-                    self._seeds.append(member.address)
+        await self.nodes(timeout_s=max(deadline - loop.time(), RETRY_S))
+
+    def _learn(self, nodes: Iterable[NodeAddress | NodeRecord]) -> None:
+        """Those can be asked, too."""
+        self._seeds = list(dict.fromkeys([*self._seeds, *(node.address for node in nodes)]))
+
+    async def nodes(self, *, timeout_s: float = TIMEOUT_S) -> tuple[NodeRecord, ...]:
+        """The cluster's nodes, by their ids."""
+        info, _ = await self.ask(ListNodes(), ClusterInfo, timeout_s=timeout_s)
+        self._learn(info.nodes)
+        return info.nodes
+
+    async def remove_node(self, name: str) -> tuple[NodeRecord, ...]:
+        """Removes a node from the cluster, for good; tells which are left. Idempotent.
+
+        Its data directory is of no further use. With an empty one, it may join as a new node.
+
+        Raises:
+            Refused: it is a member of streams, or there never was such a node.
+        """
+        info, _ = await self.ask(RemoveNode(name), ClusterInfo)
+        return info.nodes
 
     async def open_session(self, address: str) -> Session:
         """A new session with the node at `address`, for the caller alone to use and to close."""
@@ -232,7 +249,11 @@ class Client:
 
     async def _change(self, request: Change, timeout_s: float = TIMEOUT_S) -> StreamInfo:
         info, _ = await self.ask(request, StreamInfo, timeout_s=timeout_s)
-        self._streams[request.name] = info
+        return self._remember(info)
+
+    def _remember(self, info: StreamInfo) -> StreamInfo:
+        self._learn(info.members)
+        self._streams[info.name] = info
         return info
 
     async def set_stream(
@@ -373,7 +394,7 @@ class Client:
         """
         if refresh or name not in self._streams:
             try:
-                self._streams[name], _ = await self.ask(Describe(name), StreamInfo)
+                self._remember((await self.ask(Describe(name), StreamInfo))[0])
             except UnknownStream:
                 self._streams.pop(name, None)
                 raise

@@ -134,7 +134,8 @@ def plan_removal(cluster: ClusterState, node_id: str) -> Refusal | None:
     more = f" and {len(names) - STREAMS_SHOWN} more" if len(names) > STREAMS_SHOWN else ""
     return Refusal(
         Code.BAD_REQUEST,
-        f"{node_id} is a member of {shown}{more}: other nodes must take its place there first",
+        f"{node_id} is a member of {shown}{more}: `walle node drain {node_id}` moves them to other "
+        "nodes",
     )
 
 
