@@ -61,7 +61,8 @@ class Nodes:
 
     def __init__(self, directory: Path, authority: Authority) -> None:
         self.directory = directory
-        port = free_ports(len(NAMES))
+        port = free_ports(len(NAMES) + 1)
+        self.spare_address = f"127.0.0.1:{port + len(NAMES)}"
         self.addresses = {name: f"127.0.0.1:{port + at}" for at, name in enumerate(NAMES)}
         self.tls = {name: authority.files(name, name) for name in NAMES}
         self._running = ExitStack()
@@ -73,13 +74,13 @@ class Nodes:
         self._running.close()
 
     def start(self, name: str) -> subprocess.Popen[bytes]:
-        settings: dict[str, Any] = {
-            "node": name,
-            "listen": self.addresses[name],
-            "data": name,
-            "initial_cluster": self.addresses,
-            "tls": self.tls[name],
-        }
+        return self._start(name, listen=self.addresses[name], initial_cluster=self.addresses)
+
+    def join(self, name: str) -> subprocess.Popen[bytes]:
+        return self._start(name, listen=self.spare_address, join=[*self.addresses.values()])
+
+    def _start(self, name: str, **settings: Any) -> subprocess.Popen[bytes]:
+        settings |= {"node": name, "data": name, "tls": self.tls[name]}
         path = self.directory / f"{name}.yaml"
         path.write_text(yaml.safe_dump(settings))
         command = [sys.executable, "-m", "walle", "node", "--config", str(path)]
@@ -96,6 +97,28 @@ class Nodes:
 
     def says(self, name: str, text: str) -> None:
         wait_until(lambda: text in self.log(name).read_text(), f"{name} says {text!r}")
+
+
+def test_a_node_joins_with_a_certificate(nodes: Nodes, authority: Authority) -> None:
+    for name in NAMES:
+        nodes.start(name)
+    nodes.tls["n4"] = authority.files("n4", "n4")
+    nodes.join("n4")
+    mine = authority.tls("client", "app")
+
+    async def work() -> None:
+        async with walle.connect(list(nodes.addresses.values()), tls=mine) as client:
+            async with asyncio.timeout(30):
+                while True:
+                    if len(await client.nodes()) == 4:
+                        break
+                    await asyncio.sleep(0.05)
+            await client.create_stream("/s", members=["n1", "n4"])
+            async with client.claim("/s", address="me") as writer:
+                await writer.put(b"one")
+            assert [each.data async for each in client.read("/s", node="n4")] == [b"one"]
+
+    asyncio.run(work())
 
 
 @pytest.fixture(name="authority")
