@@ -16,7 +16,15 @@ import pytest
 import walle
 from tests.clusters import DevNodes, wait_until
 from tests.wire.peer import Peer
-from walle.messages import ClusterInfo, Failure, ListNodes, NodeRecord, RegisterNode, Stamp
+from walle.messages import (
+    ClusterInfo,
+    Failure,
+    ListNodes,
+    NodeRecord,
+    RegisterNode,
+    RemoveNode,
+    Stamp,
+)
 from walle.process.child import EX_CONFIG
 
 if TYPE_CHECKING:
@@ -207,12 +215,14 @@ def test_a_node_joins_though_something_else_listens_at_an_address(
         NodeRecord("n4", "", b"x" * 16),
         NodeRecord("n4", "h:1", bytes(16)),
         NodeRecord("n1", "h:1", b"x" * 16),
+        NodeRecord("\x01" * 60_000, "\x02" * 60_000, b"x" * 16, "\x03" * 60_000),
         NodeRecord("n4\n", "h:1", b"x" * 16, "\0", 0),
     ],
 )
 def test_a_node_that_makes_no_sense_is_refused(nodes: DevNodes, node: NodeRecord) -> None:
     with Peer(nodes.addresses[0]) as peer:
         assert isinstance(peer.insist(RegisterNode(node)), Failure)
+        assert isinstance(peer.insist(RemoveNode(node.node_id + "?")), Failure)
         info = peer.ask(ListNodes())
         assert isinstance(info, ClusterInfo)
         assert [each.node_id for each in info.nodes] == nodes.names
@@ -236,7 +246,7 @@ def test_a_client_lists_and_removes_nodes(tmp_path: Path) -> None:
                 assert (await client.nodes()) == found
                 nodes.start("n1", "n2", "n3")
                 assert (await client.remove_node("n4")) == found[:3]
-                with pytest.raises(walle.Refused, match="no node n9"):
+                with pytest.raises(walle.Refused, match="no node 'n9'"):
                     await client.remove_node("n9")
 
         asyncio.run(run())

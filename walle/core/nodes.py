@@ -10,10 +10,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from walle.config import parse_address, parse_node_id
-from walle.core.cluster import Refusal, encode_node, encode_remove_node
+from walle.core.cluster import Refusal, encode_node, encode_remove_node, shown
 from walle.errors import Code, ConfigError
 from walle.ids import NO_IDENTITY
-from walle.limits import CAPACITY_MAX, NODES_COUNT_MAX, ZONE_BYTES_MAX
+from walle.limits import ADDRESS_BYTES_MAX, CAPACITY_MAX, NODES_COUNT_MAX, ZONE_BYTES_MAX
 from walle.messages import ClusterInfo, Failure
 
 if TYPE_CHECKING:
@@ -124,23 +124,26 @@ def plan_removal(cluster: ClusterState, node_id: str) -> Refusal | None:
         if node_id in cluster.removed.values():
             return None
         known = ", ".join(sorted(cluster.nodes))
-        return Refusal(Code.BAD_REQUEST, f"no node {node_id}; the nodes are {known}")
+        return Refusal(Code.BAD_REQUEST, f"no node {shown(node_id)}; the nodes are {known}")
     names = [
         record.name for record in cluster.streams.values() if node_id in record.topology.everyone
     ]
     if not names:
         return None
-    shown = ", ".join(sorted(names)[:STREAMS_SHOWN])
+    some = ", ".join(sorted(names)[:STREAMS_SHOWN])
     more = f" and {len(names) - STREAMS_SHOWN} more" if len(names) > STREAMS_SHOWN else ""
     return Refusal(
         Code.BAD_REQUEST,
-        f"{node_id} is a member of {shown}{more}: `walle node drain {node_id}` moves them to other "
+        f"{node_id} is a member of {some}{more}: `walle node drain {node_id}` moves them to other "
         "nodes",
     )
 
 
 def _check_node(node: NodeRecord) -> str | None:
     """What is wrong with what a node says of itself."""
+    for text in (node.node_id, node.address, node.zone):
+        if len(text.encode()) > ADDRESS_BYTES_MAX:
+            return f"{shown(text)} is longer than {ADDRESS_BYTES_MAX} bytes"
     try:
         parse_node_id("node", node.node_id)
         parse_address("address", node.address)

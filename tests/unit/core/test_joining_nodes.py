@@ -282,7 +282,7 @@ def test_removal_may_be_repeated_and_is_refused_while_streams_need_the_node() ->
         "other nodes",
     )
     assert "n3 is a member of /cluster, /s:" in insist(served, "n1", RemoveNode("n3")).text
-    assert "no node n7; the nodes are n1, n2, n3, n4" in (
+    assert "no node 'n7'; the nodes are n1, n2, n3, n4" in (
         insist(served, "n1", RemoveNode("n7")).text
     )
     served = joined()
@@ -381,6 +381,7 @@ def record(node_id: str = "n4", identity: bytes = b"4" * 16, **changes: Any) -> 
         (record("-"), "must be a node id"),
         (record(address="h"), "must be host:port"),
         (record(identity=bytes(16)), "an identity that is not all zeros"),
+        (record(address="\x01" * 60_000), "... is longer than 255 bytes"),
         (record(zone="z" * 64), "a zone has at most 63 bytes"),
         (record(zone="a\nb"), "no control characters"),
         (record(capacity=0), "a capacity of 0; 1 to 1000000 are possible"),
