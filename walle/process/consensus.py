@@ -64,6 +64,7 @@ class Consensus:
         self._peer_numbers: dict[str, int] = {}
         self._peer_names: dict[int, str] = {}
         self._told_peers: mail.Peers | None = None
+        self._wrong: dict[int, str | None] = {}  # by peer: why it is not the one it should be
         self._arrived: dict[int, ArenaPayload] = {}  # by offset: who has each place last
         context = Context(
             config.node,
@@ -200,8 +201,10 @@ class Consensus:
         if isinstance(message, Welcome):
             wrong = self.node.handshake.check_welcome(node_id, message)
             if wrong is not None:
-                log.error("%s", wrong)
+                if wrong != self._wrong.get(source.number):  # once, however often it answers
+                    log.error("%s", wrong)
                 self._close(source)
+            self._wrong[source.number] = wrong
         elif isinstance(message, Failure) and not request_id:
             self.node.refused(node_id, message)
         else:

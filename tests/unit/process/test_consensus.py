@@ -12,7 +12,7 @@ from walle.config import NodeConfig
 from walle.core.effects import Cut
 from walle.core.node import Recovered
 from walle.ids import NO_IDENTITY, Position
-from walle.messages import PROTOCOL_VERSION, ROLE_CLIENT, Failure, Hello
+from walle.messages import PROTOCOL_VERSION, ROLE_CLIENT, Failure, Hello, Welcome
 from walle.process import consensus, mail, orders
 from walle.process.consensus import Consensus
 from walle.process.mail import Destination
@@ -106,6 +106,29 @@ def test_the_node_hears_of_damage(
     region.results.publish()
     running.do_work()
     assert told == [cut]
+
+
+def test_another_node_at_the_address_of_one_is_told_of_once(
+    region: Region, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It answers for as long as the old one is not removed: the link is made again and again."""
+    for parts in orders.pack_recovered(Recovered()):
+        assert region.results.try_write(*parts)
+    region.results.publish()
+    loop: Any = Writing()
+    addresses = {"n1": "127.0.0.1:1", "n2": "127.0.0.1:2"}
+    config = NodeConfig("n1", "127.0.0.1:1", tmp_path, addresses)
+    running = Consensus(loop, region, config, bytes(16))
+    running.start()
+    for node_id in ("n3", "n3", "n2", "n3"):
+        welcome = Welcome(PROTOCOL_VERSION, NO_IDENTITY, node_id, bytes(16))
+        head = memoryview(frame.encode_head(welcome, 0))
+        parts = mail.pack_arrived(Destination(mail.PEER, 1), head, None)
+        assert region.requests.try_write(*parts)
+        region.requests.publish()
+        running.do_work()
+    said = [each.getMessage() for each in caplog.records if each.levelname == "ERROR"]
+    assert said == ["n3 answers at the address of n2"] * 2
 
 
 def test_storage_hears_of_the_end_of_a_session(region: Region, tmp_path: Path) -> None:
