@@ -231,7 +231,7 @@ class Member:
         self.watching.refuse_all(self.joining.refusal())
         origin = self.topology.origin
         self.history = History(origin, committed=origin, base=origin)
-        self._noted_id = origin.entry_id
+        self._ordered_id = origin.entry_id
         self.accepted, self.doubtful_id = NO_WRITER, 0
         self.order(effects.Leave(self.stream_id))
 

@@ -149,7 +149,7 @@ class StreamLog:
         self.runs, self.aside, self.fill = [], [], []
         self.trimmed += self.garbage
         self.garbage = []
-        self.committed = self.noted = origin
+        self.committed = self.journaled = origin
         self.durable_id = origin.entry_id
         self.accepted, self.doubtful_id = NO_WRITER, 0
 
