@@ -19,6 +19,7 @@ from walle.cli.common import (
     read_yaml,
     run_client,
 )
+from walle.cli.members import drain, replace
 from walle.cli.status import ask_nodes, describe_up
 from walle.config import PORT_DEFAULT, parse_node_config
 from walle.dev import DevCluster
@@ -58,6 +59,10 @@ def node(context: click.Context, config: Path | None, parent: int | None, *, ver
     if config is None:
         raise click.UsageError("name the node's settings by --config, or one of the commands")
     return _run_node(config, parent, is_verbose=verbose)
+
+
+node.add_command(drain)
+node.add_command(replace)
 
 
 def _run_node(config: Path, parent: int | None, *, is_verbose: bool) -> int:

@@ -86,7 +86,7 @@ def print_stream(out: Console, stream: dict[str, Any]) -> None:
                 str(member["committed_id"]),
                 str(member["tail_id"]),
                 _describe_gaps(member["gaps"]),
-                _describe_backfill(member["backfill"]),
+                describe_backfill(member["backfill"]),
             )
             if member["up"]
             else ()
@@ -162,7 +162,8 @@ def _describe_gaps(gaps: list[list[int]]) -> str:
     return f"[{start}, {end}){more}"
 
 
-def _describe_backfill(backfill: dict[str, Any] | None) -> str:
+def describe_backfill(backfill: dict[str, Any] | None) -> str:
+    """How much of a gap is filled; nothing without one."""
     if backfill is None:
         return ""
     start, end = backfill["gap"]

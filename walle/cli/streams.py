@@ -1,7 +1,8 @@
-"""`walle stream`: create, list, show, set, trim."""
+"""`walle stream`: create, list, show, set, trim, members, delete."""
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,6 +16,7 @@ from walle.cli.common import (
     printable,
     run_client,
 )
+from walle.cli.members import members
 from walle.cli.quantities import duration, size, time
 from walle.cli.status import collect_status, describe_settings, print_stream
 from walle.messages import COMPRESSIONS
@@ -28,7 +30,10 @@ if TYPE_CHECKING:
 
 @click.group()
 def stream() -> None:
-    """Create, look at, change and trim streams."""
+    """Create, look at, change, trim, move and delete streams."""
+
+
+stream.add_command(members)
 
 
 compression_option = click.option(
@@ -230,3 +235,26 @@ def trim(
     is_last = to is not None and info.first_entry_id < to
     why = ", its last one" if is_last else ""
     click.echo(f"{gone} gone: {shown} begins at entry {info.first_entry_id} now{why}")
+
+
+@stream.command()
+@click.argument("name", metavar="STREAM")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@connect_option
+def delete(name: str, connect: str, *, yes: bool) -> None:
+    """Delete a stream with all its entries, for good. Its name is free then.
+
+    \b
+        walle stream delete /orders
+        walle stream delete /orders --yes
+    """
+
+    async def work(client: Client) -> None:
+        await client.describe(name)
+        text = f"Delete {printable(name)} with all its entries, for good?"
+        if not yes and not await asyncio.to_thread(click.confirm, text, err=True):
+            raise click.Abort
+        await client.delete_stream(name)
+
+    run_client(connect, work)
+    click.echo(f"{printable(name)} is deleted")

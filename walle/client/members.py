@@ -52,7 +52,7 @@ async def ask_member(
     info = await client.describe(name)
     while True:
         if stream_id not in (0, info.stream_id):
-            raise _was_replaced(name)
+            raise _was_deleted(name)
         error: WalleError
         try:
             return await client.ask(
@@ -79,6 +79,8 @@ async def _describe_again(client: Client, info: StreamInfo) -> StreamInfo:
     does not take it back."""
     try:
         newest = await client.describe(info.name, refresh=True)
+    except UnknownStream as error:
+        raise _was_deleted(info.name) from error
     except Unavailable:
         return info
     is_older = newest.stream_id == info.stream_id and newest.version < info.version
@@ -117,16 +119,16 @@ async def describe_newer(client: Client, info: StreamInfo) -> StreamInfo:
                     timeout_s=0.1,
                     request_s=1.0,
                 )
-            except UnknownStream:
-                raise
+            except UnknownStream as error:
+                raise _was_deleted(info.name) from error
             except WalleError:
                 continue
             if newest.stream_id > info.stream_id:
-                raise _was_replaced(info.name)
+                raise _was_deleted(info.name)
             if newest.version > info.version:
                 return newest
         await asyncio.sleep(PAUSE_S)
 
 
-def _was_replaced(name: str) -> UnknownStream:
-    return UnknownStream(f"stream {name} was deleted; another one has its name now")
+def _was_deleted(name: str) -> UnknownStream:
+    return UnknownStream(f"stream {name} was deleted")

@@ -135,7 +135,7 @@ class Change:
             confirmed[node] = reply.entry_id
             if quorum.is_majority(topology, confirmed):
                 self._finish_call()
-                self._cover(quorum.majority_value(topology, confirmed))
+                self._cover(quorum.majority_value(topology, confirmed), {})
 
         self.waits_for = f"a commit point at entry {tail_id} or above"
         self._ask(
@@ -147,11 +147,13 @@ class Change:
 
     # --- (b) coverage -----------------------------------------------------------------------------
 
-    def _cover(self, committed_id: int) -> None:
-        """Waits until a majority of the new members hold every entry up to that one, proved."""
+    def _cover(self, committed_id: int, missing: dict[str, list[IdRange]]) -> None:
+        """Waits until a majority of the new members hold every entry up to that one, proved.
+
+        missing: what each of them lacks, as it told last.
+        """
         topology = self._topology
         wanted = IdRange(topology.first_entry_id, committed_id + 1)
-        missing: dict[str, list[IdRange]] = {}
 
         def on_reply(node: str, reply: Message, _batch: Batch | None) -> None:
             if isinstance(reply, AskHeldReply) and reply.code == Code.OK:
@@ -169,7 +171,7 @@ class Change:
             topology.members,
             AskHeld(self._stream_id, topology.version),
             on_reply,
-            lambda: self._cover(committed_id),
+            lambda: self._cover(committed_id, missing),
         )
 
     def _end(self) -> None:

@@ -422,13 +422,15 @@ class ClusterState:
         if node not in topology.members:
             return topology.members if node in self.nodes else self._no_node(node)
         others = [other for other in self.nodes if other not in topology.everyone]
+        stay = [member for member in topology.members if member != node]
+        if not others and record.stream_id == STREAM_CLUSTER and stay:
+            return tuple(stay)
         if not others:
             text = (
                 f"no other node can take the place of {node} in {record.name}: all are members of "
                 "it; let one join, or name fewer members"
             )
             return Refusal(Code.BAD_REQUEST, text)
-        stay = [member for member in topology.members if member != node]
         return (*stay, *place(record.name, others, 1))
 
     def _no_node(self, node: str) -> Refusal:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from walle.core.effects import Action, Address
     from walle.core.member import State
     from walle.core.topology import StreamTopology
-    from walle.ids import Position, WriterId
+    from walle.ids import IdRange, Position, WriterId
     from walle.messages import Message, Put, PutReply, Release, Stamp, Sync
     from walle.record import Batch
 
@@ -150,13 +150,13 @@ def _confirm_anything(self: Change, _tail_id: int) -> None:
             confirmed[node] = reply.committed.entry_id
             if quorum.is_majority(topology, confirmed):
                 self._finish_call()
-                self._cover(quorum.majority_value(topology, confirmed))
+                self._cover(quorum.majority_value(topology, confirmed), {})
 
     question = AskWriter(self._stream_id, topology.version)
     self._ask(topology.everyone, question, on_reply, self._read_tails)
 
 
-def _cover_nothing(self: Change, _committed_id: int) -> None:
+def _cover_nothing(self: Change, _committed_id: int, _missing: dict[str, list[IdRange]]) -> None:
     self.stop()
     self._on_end()
 
