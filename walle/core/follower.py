@@ -81,9 +81,10 @@ class Follower:
 
         def on_reply(_node: str, reply: Message, batch: Batch | None) -> None:
             call.finish()
+            if isinstance(reply, ReadReply) and batch is not None:
+                self._apply(batch)  # what it tells of `/cluster` itself must not begin a second one
             self._is_reading = False
             if isinstance(reply, ReadReply) and batch is not None:
-                self._apply(batch)
                 self.follow()
             elif isinstance(reply, ReadReply) and member is None and not self._waiting:
                 self._follow_after(POLL_MS)

@@ -8,21 +8,26 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeAlias
 
+from walle.core import quorum
+from walle.core.change import tell
 from walle.core.changing import Changing
 from walle.core.claim import Claim
 from walle.core.cluster import (
     Refusal,
+    StreamRecord,
     encode_create_stream,
     encode_form,
     encode_settings,
 )
 from walle.core.nodes import Nodes, Planned
 from walle.core.pipeline import Pipeline
+from walle.core.timers import NEVER
 from walle.core.trimming import Trimming
 from walle.core.writer import NodeWriter
 from walle.errors import Code
 from walle.limits import NS_PER_MS, QUESTIONS_COUNT_MAX
 from walle.messages import (
+    AdoptReply,
     ChangeInfo,
     ClusterInfo,
     CreateStream,
@@ -46,6 +51,8 @@ if TYPE_CHECKING:
     from walle.core.cluster import ClusterState
     from walle.core.context import Context
     from walle.core.member import Member
+    from walle.messages import Message
+    from walle.record import Batch
 
 Request: TypeAlias = (
     CreateStream
@@ -105,6 +112,7 @@ class Manager:
         self._context.timers.cancel("manager")
         if self._claim is not None:
             self._claim.cancel()
+            self._claim = None
         if self._writer is None:
             return
         pipeline = self._writer.pipeline
@@ -128,14 +136,54 @@ class Manager:
             on_end=done,
         )
 
+    def on_topology(self) -> None:
+        """`/cluster` itself has other members now. They decide from here on; who is none of them
+        hands over."""
+        if not self._member.is_named:
+            self._tell_successors()
+            self.stop()
+        elif self._writer is not None:
+            self._writer.adopt(self._member.topology)
+        elif self._claim is None:
+            self.watch()
+
+    def _tell_successors(self) -> None:
+        """This node is no member of `/cluster` any more, and perhaps the only one that knows: so it
+        tells those who are, until a majority of them knows as well."""
+        topology = self._member.topology
+        told: set[str] = set()
+
+        def on_reply(node: str, reply: Message, _batch: Batch | None) -> None:
+            if isinstance(reply, AdoptReply):
+                told.add(node)
+            if quorum.is_majority(topology, told):
+                call.finish()
+
+        call = tell(self._context, self._record, on_reply, NEVER)
+
+    @property
+    def _record(self) -> StreamRecord:
+        """`/cluster`, as this node's member knows it."""
+        member = self._member
+        return StreamRecord(member.stream_id, member.name, member.topology)
+
     # --- claiming ---------------------------------------------------------------------------------
 
     def _check(self) -> None:
-        """The lease seems to have lapsed: claims, unless a majority knows better."""
+        """The lease seems to have lapsed: claims, unless a majority knows better.
+
+        Whom its topology of `/cluster` names may not know of it, and cannot read of it without a
+        manager: so they are told first.
+        """
         member = self._member
+        if not member.is_named:
+            self._tell_successors()
+            return
         if member.lease.until_ns > self._context.now_ns:
             self.watch()
             return
+        if member.topology.version > 1:
+            tell(self._context, self._record, lambda *_: None, self._context.after_ms(CLAIM_MS))
         self._claim = Claim(
             self._context,
             stream_id=member.stream_id,
@@ -147,11 +195,16 @@ class Manager:
             force=False,
             on_stale=member.on_stale,
             on_claimed=self._begin,
-            on_failed=lambda _why: self.watch(),
+            on_failed=lambda _why: self._rest(),
         )
         self._claim.start()
 
+    def _rest(self) -> None:
+        self._claim = None
+        self.watch()
+
     def _begin(self, claimed: Claimed) -> None:
+        self._claim = None
         self._claimed_id = claimed.tail.entry_id
         self._context.outbox.note("this node is the topology manager")
         self._encoder = Encoder(claimed.writer, claimed.tail)

@@ -429,6 +429,8 @@ class Node:
             and self.node.identity in self.cluster.registered
         ):
             self._create_member(record)
+        if stream_id == STREAM_CLUSTER and self.manager is not None:
+            self.manager.on_topology()
         if stream_id in self.cluster.deleted:
             self.members.pop(stream_id, None)
 
@@ -437,8 +439,14 @@ class Node:
         topology = StreamTopology(*message[2:])
         known = self.cluster.streams.get(message.stream_id)
         is_older = known is not None and known.topology.version > topology.version
-        if message.stream_id not in self.cluster.deleted and not is_older:
+        is_deleted = message.stream_id in self.cluster.deleted
+        if not is_deleted and not is_older:
             self._on_stream(StreamRecord(message.stream_id, message.name, topology))
+        is_named = self.context.node_id in topology.everyone
+        if is_named and not is_deleted and message.stream_id not in self.members:
+            text = f"{self.context.node_id} has not read yet that it belongs to the cluster"
+            self._fail(sender, request_id, Code.BUSY, text)
+            return
         self._with_member(
             sender,
             request_id,

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from walle.core.context import Context
     from walle.core.pipeline import Pipeline
+    from walle.core.topology import StreamTopology
     from walle.messages import Message
     from walle.record import Batch
 
@@ -43,6 +44,15 @@ class NodeWriter:
         """Renews the lease at once."""
         self.pipeline.heartbeat(self._context.now_ns)
         self._flush()
+
+    def adopt(self, topology: StreamTopology) -> None:
+        """Goes by a newer version of the topology, if it is one: everything uncommitted is sent
+        again to all whom it names."""
+        if topology.version > self.pipeline.topology.version:
+            self.pipeline.adopt(topology, self._context.now_ns)
+            for node in topology.everyone:
+                self.pipeline.connected(node, self._context.now_ns)
+            self._flush()
 
     def stop(self) -> None:
         """Sends no more."""

@@ -200,6 +200,7 @@ class Simulation:
         for client in self.clients:
             self.counts["acknowledged"] += client.acknowledged_count
             self.counts["claims"] += client.claims_count
+        self.counts["changes of /cluster"] += self._all[STREAM_CLUSTER].changes_count
         for stream in self.streams:
             self.counts["changes"] += stream.changes_count
             self.counts["deletions"] += stream.is_deleted
@@ -264,6 +265,8 @@ class Simulation:
             self._blocked ^= {(client.session, name)}
         if rng.random() < faults.change:
             self._change_members(stream)
+        if rng.random() < faults.change / 4:
+            self._change_cluster()
         if rng.random() < faults.trim:
             self._trim(stream)
         if rng.random() < faults.delete:
@@ -435,6 +438,17 @@ class Simulation:
         request = SetMembers(stream.stream_name, members, "", force=0)
         manager.change(request, lambda _answer: None)
 
+    def _change_cluster(self) -> None:
+        """Asks the manager for other members of `/cluster`, three at the least."""
+        manager, stream = self._manager(), self._all[STREAM_CLUSTER]
+        names = [name for name in self.cluster.names if name not in stream.lost]
+        if manager is not None:
+            members = self.rng.sample(names, self.rng.randint(min(3, len(names)), len(names)))
+            self._note(f"members of /cluster: to {sorted(members)}")
+            self.counts["changes of /cluster asked"] += 1
+            request = SetMembers(CLUSTER_STREAM_NAME, tuple(members), "", force=0)
+            manager.change(request, lambda _answer: None)
+
     def _trim(self, stream: SimulatedStream) -> None:
         """Asks the manager to drop the oldest entries; it may refuse."""
         manager, tip_id = self._manager(), stream.truth.tip.entry_id
@@ -479,7 +493,7 @@ class Simulation:
             cluster.scrub(name)
         self._pass_ms(CLAIM_MS + 1_000)  # what was asked before has ended
         self._pass_until(
-            lambda: not any(stream.newest().old_members for stream in self.streams),
+            lambda: not any(stream.newest().old_members for stream in self._all.values()),
             CHANGE_MS,
             "a change of members",
         )
