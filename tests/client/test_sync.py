@@ -104,3 +104,20 @@ def test_errors(nodes: DevNodes, stream: str) -> None:
         with pytest.raises(ZeroDivisionError), client.claim(stream, address="me", timeout_s=10):
             raise ZeroDivisionError
         assert client.writer_status(stream).remaining_lease_ms == 0
+
+
+def test_members_change_and_a_stream_is_deleted(nodes: DevNodes, stream: str) -> None:
+    with walle.sync.connect(nodes.connect) as client:
+        begun = client.set_members(stream, ["n1", "n2"])
+        assert {each.node_id for each in begun.members} == {"n1", "n2"}
+        *_, last = client.follow_change(stream)
+        assert last.stream.old_members == ()
+        assert last == client.describe_change(stream)
+        placed = client.replace_member(stream, "n1")
+        assert {each.node_id for each in placed.members} == {"n2", "n3"}
+        for _ in client.follow_change(stream):
+            pass
+        client.delete_stream(stream)
+        with pytest.raises(walle.UnknownStream):
+            client.committed(stream)
+        assert client.create_stream(stream).stream_id > begun.stream_id

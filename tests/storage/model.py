@@ -191,6 +191,11 @@ class Model:
                 history.cut(action.after, action.last)
                 for entry_id in range(action.after.entry_id + 1, action.last.entry_id + 1):
                     del stream.runs[entry_id]
+            case effects.Leave():
+                origin = stream.topology.origin
+                stream.history = History(origin, committed=origin, base=origin)
+                stream.accepted = NO_WRITER
+                stream.runs, stream.aside, stream.fill = {}, [], {}
             case effects.Commit():
                 history.commit(action.committed)
                 history.drop_covered_aside()
@@ -258,6 +263,10 @@ def check_reads(store: Store, model: Model) -> None:
 
 
 # --- the driver -----------------------------------------------------------------------------------
+
+
+LEAVE = 0.3
+"""How often a stream is left when that has its turn: much goes with it."""
 
 
 class Driver:
@@ -377,6 +386,11 @@ class Driver:
         batch = batch_of(records.values())
         self.do(effects.Cut(stream_id, batch.before, batch.last))
 
+    def leave(self, stream_id: int) -> None:
+        """All entries go; what comes next is another history."""
+        self.truth.pop(stream_id, None)
+        self.do(effects.Leave(stream_id))
+
     def do_random(self, random: random.Random, stream_id: int) -> None:
         """Carries out one or a few actions of any kind."""
         history = self.model.streams[stream_id].history
@@ -389,7 +403,7 @@ class Driver:
         kind = random.choice(
             ["append"] * 6
             + ["append accepted", "truncate", "replace", "commit", "commit", "jump", "promise"]
-            + ["fill", "fill", "drop fill", "cut", "accept", "topology", "trim", "trim"]
+            + ["fill", "fill", "drop fill", "cut", "accept", "topology", "trim", "trim", "leave"]
         )
         match kind:
             case "append":
@@ -418,6 +432,8 @@ class Driver:
                 self.cut(stream_id, start, random.choice([left, random.randint(1, left)]))
             case "accept":
                 self.accept(stream_id)
+            case "leave" if random.random() < LEAVE:
+                self.leave(stream_id)
             case "trim":
                 self.trim(stream_id, random.choice([1, 3, 10, 30]), is_held=random.random() < 0.5)
             case "topology":

@@ -93,6 +93,10 @@ def accept(driver: Driver) -> None:
     driver.accept(1)
 
 
+def leave(driver: Driver) -> None:
+    driver.leave(1)
+
+
 def drop_fill(driver: Driver) -> None:
     driver.do(effects.DropFill(1))
 
@@ -124,6 +128,19 @@ WORKLOADS: dict[str, list[Step]] = {
     "trim with what is left": [
         *(append(9), together(append(9, 9), commit(3), trim(2)), append(9)),
         *(commit(1), together(append(9, 9), commit(2), trim(3), append(9)), append(9)),
+    ],
+    "leave": [
+        *[append(*[900] * 3)] * 3,
+        *(
+            accept,
+            commit(5),
+            leave,
+            remove,
+            append(9),
+            together(append(9), leave, append(9)),
+            remove,
+        ),
+        *(jump(4), append(9), fill(2), append(9), leave, append(9)),
     ],
     "damage": [
         *(append(*[9] * 10), commit(8), cut(3, 2), together(append(9), cut(6, 1), append(9))),

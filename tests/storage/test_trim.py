@@ -19,7 +19,7 @@ from tests.storage.model import (
     records_of,
 )
 from walle.core import effects
-from walle.ids import IdRange, Position
+from walle.ids import NO_WRITER, IdRange, Position
 from walle.storage.store import REMOVED_AT_ONCE_COUNT, Store
 from walle.testing.files import Crash, SimulatedFiles
 
@@ -121,6 +121,22 @@ def test_all_may_go() -> None:
         pass
     assert bench.file_names() == []
     assert bench.reopen().history.tail == bench.history.origin
+    bench.add(3)
+    bench.store.sync()
+    bench.reopen()
+
+
+def test_stream_that_was_left_keeps_its_promise_and_no_files() -> None:
+    bench = full(300)
+    bench.promise(STREAM)
+    bench.accept(STREAM)
+    bench.leave(STREAM)
+    bench.store.sync()
+    assert bench.store.remove_some() == REMOVED_AT_ONCE_COUNT
+    state = bench.reopen()
+    assert bench.file_names() == [], "the rest was removed while it was opened"
+    assert state.history.is_empty
+    assert (state.accepted, state.promise) == (NO_WRITER, bench.model.streams[STREAM].promise)
     bench.add(3)
     bench.store.sync()
     bench.reopen()

@@ -8,13 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeAlias
 
-from walle.core import quorum
-from walle.core.change import tell
 from walle.core.changing import Changing
 from walle.core.claim import Claim
 from walle.core.cluster import (
     Refusal,
-    StreamRecord,
     encode_create_stream,
     encode_form,
     encode_settings,
@@ -27,7 +24,7 @@ from walle.core.writer import NodeWriter
 from walle.errors import Code
 from walle.limits import NS_PER_MS, QUESTIONS_COUNT_MAX
 from walle.messages import (
-    AdoptReply,
+    Adopt,
     ChangeInfo,
     ClusterInfo,
     CreateStream,
@@ -51,8 +48,6 @@ if TYPE_CHECKING:
     from walle.core.cluster import ClusterState
     from walle.core.context import Context
     from walle.core.member import Member
-    from walle.messages import Message
-    from walle.record import Batch
 
 Request: TypeAlias = (
     CreateStream
@@ -151,21 +146,19 @@ class Manager:
         """This node is no member of `/cluster` any more, and perhaps the only one that knows: so it
         tells those who are, until a majority of them knows as well."""
         topology = self._member.topology
-        told: set[str] = set()
-
-        def on_reply(node: str, reply: Message, _batch: Batch | None) -> None:
-            if isinstance(reply, AdoptReply):
-                told.add(node)
-            if quorum.is_majority(topology, told):
-                call.finish()
-
-        call = tell(self._context, self._record, on_reply, NEVER)
+        self._context.calls.ask_majority(
+            topology,
+            self._version,
+            lambda _answers: None,
+            until_ns=NEVER,
+            on_end=lambda: None,
+        )
 
     @property
-    def _record(self) -> StreamRecord:
-        """`/cluster`, as this node's member knows it."""
+    def _version(self) -> Adopt:
+        """That of `/cluster`, as this node's member knows it."""
         member = self._member
-        return StreamRecord(member.stream_id, member.name, member.topology)
+        return Adopt(member.stream_id, member.name, *member.topology)
 
     # --- claiming ---------------------------------------------------------------------------------
 
@@ -183,7 +176,12 @@ class Manager:
             self.watch()
             return
         if member.topology.version > 1:
-            tell(self._context, self._record, lambda *_: None, self._context.after_ms(CLAIM_MS))
+            self._context.calls.ask(
+                member.topology.everyone,
+                self._version,
+                lambda *_: None,
+                until_ns=self._context.after_ms(CLAIM_MS),
+            )
         self._claim = Claim(
             self._context,
             stream_id=member.stream_id,

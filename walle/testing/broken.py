@@ -161,6 +161,22 @@ def _cover_nothing(self: Change, _committed_id: int, _missing: dict[str, list[Id
     self._on_end()
 
 
+_leave = Member.leave
+_leave_stored = Stream._leave
+
+
+def _leave_with_accepted(self: Member) -> None:
+    accepted = self.accepted
+    _leave(self)
+    self.accepted = accepted
+
+
+def _leave_stored_with_accepted(self: Stream) -> None:
+    accepted = self.accepted
+    _leave_stored(self)
+    self.accepted = accepted
+
+
 # --- puts and jumps -------------------------------------------------------------------------------
 
 _jump = History.jump
@@ -233,9 +249,13 @@ def _backfill_trusting(self: Backfill) -> None:
             and position.entry_id == start - 1
         ):
             self._add(batch)
-            self._go_on(is_useful=True)
+            go_on(is_useful=True)
         else:
-            self._go_on(is_useful=False)
+            go_on(is_useful=False)
+
+    def go_on(*, is_useful: bool) -> None:
+        self._is_fetching = False
+        self._go_on(is_useful=is_useful)
 
     index = int(self._context.random.random() * len(self._sources))
     call = self._context.calls.ask(
@@ -243,7 +263,7 @@ def _backfill_trusting(self: Backfill) -> None:
         Fetch(self._member.stream_id, start, end, 0, 0, FETCH_BYTES_MAX),
         on_reply,
         until_ns=self._context.after_ms(backfill.FETCH_MS),
-        on_end=lambda: self._go_on(is_useful=False),
+        on_end=lambda: go_on(is_useful=False),
     )
 
 
@@ -389,6 +409,17 @@ RULES: dict[str, Rule] = {
         faults=CHANGING,
         nodes=5,
     ),
+    "keep-accepted-when-leaving": Rule(
+        "a node that is left out, and loses its entries, keeps its `accepted`",
+        [
+            (Member, "leave", _leave_with_accepted),
+            (Stream, "_leave", _leave_stored_with_accepted),
+        ],
+        "exclusivity|foresight|agreement|durability",
+        seed=12,
+        faults=CHANGING | {"change": 0.2},
+        nodes=4,
+    ),
     "sync-after-stamp": Rule(
         "a member that is stamped already obeys a late Sync",
         [(Syncing, "_admit", _admit_sync_after_stamp)],
@@ -416,7 +447,7 @@ RULES: dict[str, Rule] = {
         "a member waits for the lease of the last promised writer only",
         [(OwedLeases, "supersede", _supersede_last_only)],
         "lease: ",
-        seed=2,
+        seed=69,
         faults=BUSY,
     ),
     "exclusive-from-ack": Rule(
@@ -426,7 +457,7 @@ RULES: dict[str, Rule] = {
             (Pipeline, "exclusive_until_ns", _exclusive_from_answer),
         ],
         "lease: ",
-        seed=13,
+        seed=46,
         faults=BUSY | {"pause": 0.1, "leases_ms": (100,), "claim": 0.5, "blocked": 0.01},
     ),
     "ack-before-sync": Rule(
@@ -464,7 +495,7 @@ RULES: dict[str, Rule] = {
             (History, "add_fill", _add_fill_trusting),
         ],
         "agreement: .* holds another entry",
-        seed=245,
+        seed=70,
         faults=BRIEF | {"lost": 0.2, "links": 0.3},
     ),
     "tail-of-damaged-member": Rule(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from walle.core import quorum
+from walle.core.topology import StreamTopology
 from walle.ids import STREAM_CLUSTER
 from walle.testing.clients import Client, ThinClient
 from walle.testing.disk import shape
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     import random
     from collections.abc import Callable
 
-    from walle.core.topology import StreamTopology
     from walle.testing.cluster import Clock, Cluster, Mail
     from walle.testing.disk import Stream
 
@@ -70,10 +70,11 @@ class SimulatedStream:
         self._topologies[topology.version] = known.merged(topology)
 
     def topology_of(self, version: int) -> StreamTopology:
-        """The committed topology with that version."""
+        """The committed topology with that version; without members, if it was over before any node
+        went by it."""
         if version not in self._topologies:
             self.newest()
-        return self._topologies[version]
+        return self._topologies.get(version, StreamTopology(version, ()))
 
     @property
     def is_deleted(self) -> bool:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import random
 from typing import Any
 
+import pytest
+
 from walle.core.change import PAUSE_MS, STEP_MS, Change
 from walle.core.cluster import StreamRecord
 from walle.core.context import Context
 from walle.core.topology import StreamTopology
 from walle.errors import Code
-from walle.ids import NO_WRITER, ORIGIN, Position
+from walle.ids import NO_WRITER, ORIGIN, IdRange, Position
 from walle.limits import NS_PER_MS
 from walle.messages import (
     Adopt,
@@ -207,3 +209,18 @@ def test_change_that_is_stopped_while_it_pauses_asks_nothing_more() -> None:
     bench.asked.clear()
     bench.pass_ms(60_000)
     assert bench.asked == {}
+
+
+@pytest.mark.parametrize("is_early", [True, False])
+def test_forced_change_ends_though_too_few_hold_all(*, is_early: bool) -> None:
+    bench = confirming()
+    if is_early:
+        bench.change.force()
+    bench.confirmed(6, "n1", "n2", "n4")
+    bench.held(7, "n4", gaps=(Gap(1, 3),))
+    if not is_early:
+        assert bench.ended == []
+        assert bench.change.lacking == [IdRange(1, 7)]
+        bench.change.force()
+    assert bench.ended == [True]
+    assert bench.change.lacking == []
