@@ -26,9 +26,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import mmh3
-
 from walle.core.effects import SetCluster
+from walle.core.placement import REPLICAS_DEFAULT, place
 from walle.core.topology import StreamTopology
 from walle.errors import Code, InvariantError
 from walle.ids import CLUSTER_STREAM_NAME, NO_IDENTITY, ORIGIN, STREAM_CLUSTER, Position
@@ -50,7 +49,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 NO_SETTINGS = StreamSettings()
-REPLICAS_DEFAULT = 3
 SHOWN_MAX = 80
 
 
@@ -165,12 +163,6 @@ def encode_remove_node(node: NodeRecord) -> bytes:
 def cluster_topology(nodes: Iterable[NodeRecord]) -> StreamTopology:
     """The topology of `/cluster` itself, from the nodes that form the cluster."""
     return StreamTopology(version=1, members=tuple(sorted(node.node_id for node in nodes)))
-
-
-def place(name: str, nodes: Iterable[str], replicas: int) -> tuple[str, ...]:
-    """The `replicas` nodes with the highest hash of (stream, node): rendezvous hashing."""
-    ranked = sorted(nodes, key=lambda node: (mmh3.hash64(f"{name}\0{node}")[0], node), reverse=True)
-    return tuple(sorted(ranked[:replicas]))
 
 
 def check_name(name: str) -> str | None:
@@ -421,7 +413,7 @@ class ClusterState:
         topology = record.topology
         if node not in topology.members:
             return topology.members if node in self.nodes else self._no_node(node)
-        others = [other for other in self.nodes if other not in topology.everyone]
+        others = [each for each in self.nodes.values() if each.node_id not in topology.everyone]
         stay = [member for member in topology.members if member != node]
         if not others and record.stream_id == STREAM_CLUSTER and stay:
             return tuple(stay)
@@ -467,7 +459,7 @@ class ClusterState:
         if not 1 <= replicas <= min(len(self.nodes), MEMBERS_COUNT_MAX):
             text = f"{replicas} replicas: there are {len(self.nodes)} nodes, and at most"
             return Refusal(Code.BAD_REQUEST, f"{text} {MEMBERS_COUNT_MAX} can be members")
-        members = request.members or place(request.name, self.nodes, replicas)
+        members = request.members or place(request.name, self.nodes.values(), replicas)
         existing = self.find(request.name)
         if existing is not None and not _fits(existing, request):
             held_by = ", ".join(existing.topology.members)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 
 import pytest
 from hypothesis import given
@@ -20,7 +19,6 @@ from walle.core.cluster import (
     encode_members,
     encode_settings,
     encode_trim,
-    place,
 )
 from walle.core.topology import StreamTopology
 from walle.errors import Code, InvariantError
@@ -225,37 +223,6 @@ def test_stream_that_exists_may_be_created_again_if_it_is_the_same(
         assert isinstance(plan, Refusal)
         assert plan.code is Code.STREAM_EXISTS
         assert "n1, n" in plan.text
-
-
-# --- placement ------------------------------------------------------------------------------------
-
-
-def test_placement_spreads_streams_evenly() -> None:
-    ids = [f"n{index}" for index in range(5)]
-    counts = Counter(node for each in range(1_000) for node in place(f"/s{each}", ids, 3))
-    assert set(counts) == set(ids)
-    assert all(500 < count < 700 for count in counts.values())
-
-
-@given(NAMES, st.sets(NAMES, min_size=2, max_size=8), st.integers(1, 7), st.data())
-def test_placement_does_not_depend_on_order_and_moves_little(
-    name: str, ids: set[str], replicas: int, data: st.DataObject
-) -> None:
-    """A node that goes is replaced by one other; all else stays."""
-    placed = place(name, ids, replicas)
-    assert placed == place(name, data.draw(st.permutations(sorted(ids))), replicas)
-    gone = data.draw(st.sampled_from(sorted(ids)))
-    after = place(name, ids - {gone}, replicas)
-    if gone in placed:
-        assert set(placed) - {gone} <= set(after)
-    else:
-        assert after == placed
-
-
-def test_placement_is_the_same_in_every_version() -> None:
-    """Whichever version the topology manager has."""
-    ids = [f"n{index}" for index in range(1, 8)]
-    assert place("/orders", ids, 3) == ("n2", "n3", "n4")
 
 
 # --- members --------------------------------------------------------------------------------------
