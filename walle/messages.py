@@ -29,6 +29,7 @@ from typing import (
 
 from walle.errors import LocalProtocolError, RemoteProtocolError, invariant
 from walle.ids import IDENTITY_SIZE, ORIGIN, Position, WriterId
+from walle.limits import LEASE_MS_MAX, LEASE_MS_MIN
 
 U8 = Annotated[int, "B"]
 U16 = Annotated[int, "H"]
@@ -71,11 +72,21 @@ class StreamSettings(NamedTuple):
     compression: one of COMPRESSIONS; that of writers that choose none themselves.
     retention_max_bytes: of records; the oldest beyond that are trimmed. 0: no bound.
     retention_max_age_ms: entries that were written longer ago are trimmed. 0: no bound.
+    replicas: on how many nodes it is to be. 0: three, or as many as there are.
+    lease_min_ms, lease_max_ms: between which its writers' leases lie. 0: no bound of its own.
     """
 
     compression: str = "none"
     retention_max_bytes: U64 = 0
     retention_max_age_ms: U64 = 0
+    replicas: U8 = 0
+    lease_min_ms: U32 = 0
+    lease_max_ms: U32 = 0
+
+    @property
+    def lease_bounds_ms(self) -> tuple[int, int]:
+        """The shortest and the longest lease that a claim may ask for."""
+        return self.lease_min_ms or LEASE_MS_MIN, self.lease_max_ms or LEASE_MS_MAX
 
 
 # --- the session ----------------------------------------------------------------------------------
@@ -284,18 +295,24 @@ class CreateStream(NamedTuple):
     """Answered by StreamInfo once the creation is committed. Idempotent: what is left at its
     default may be otherwise in a stream that exists.
 
-    members: the node ids; empty: `replicas` of them are placed by rendezvous hashing.
+    members: the node ids; empty: placed by rendezvous hashing, as many as the settings say.
     origin: the position before its first entry: that of another stream which this one goes on from.
     """
 
     name: str
-    replicas: U8
     members: tuple[str, ...]
     settings: StreamSettings = StreamSettings()
     origin: Position = ORIGIN
 
 
-UNCHANGED = StreamSettings("", (1 << 64) - 1, (1 << 64) - 1)
+UNCHANGED = StreamSettings(
+    compression="",
+    retention_max_bytes=(1 << 64) - 1,
+    retention_max_age_ms=(1 << 64) - 1,
+    replicas=(1 << 8) - 1,
+    lease_min_ms=(1 << 32) - 1,
+    lease_max_ms=(1 << 32) - 1,
+)
 
 
 class SetStream(NamedTuple):

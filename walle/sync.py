@@ -29,8 +29,10 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
     from contextlib import AbstractAsyncContextManager, AbstractContextManager
     from datetime import datetime
+    from typing import Unpack
 
     from walle.client import writer as asyncio_writer
+    from walle.client.settings import Settings
     from walle.ids import Position
     from walle.messages import ChangeInfo, NodeRecord, StreamInfo, WriterStatusReply
     from walle.record import Entry
@@ -135,43 +137,18 @@ class Client:
         self,
         name: str,
         *,
-        replicas: int = 0,
         members: Sequence[str] = (),
-        compression: str = "none",
-        retention_max_bytes: int = 0,
-        retention_max_age_ms: int = 0,
         timeout_s: float = TIMEOUT_S,
+        **settings: Unpack[Settings],
     ) -> StreamInfo:
         """As `walle.Client.create_stream`."""
         return self._loop.run(
-            self._client.create_stream(
-                name,
-                replicas=replicas,
-                members=members,
-                compression=compression,
-                retention_max_bytes=retention_max_bytes,
-                retention_max_age_ms=retention_max_age_ms,
-                timeout_s=timeout_s,
-            )
+            self._client.create_stream(name, members=members, timeout_s=timeout_s, **settings)
         )
 
-    def set_stream(
-        self,
-        name: str,
-        *,
-        compression: str | None = None,
-        retention_max_bytes: int | None = None,
-        retention_max_age_ms: int | None = None,
-    ) -> StreamInfo:
+    def set_stream(self, name: str, **settings: Unpack[Settings]) -> StreamInfo:
         """As `walle.Client.set_stream`."""
-        return self._loop.run(
-            self._client.set_stream(
-                name,
-                compression=compression,
-                retention_max_bytes=retention_max_bytes,
-                retention_max_age_ms=retention_max_age_ms,
-            )
-        )
+        return self._loop.run(self._client.set_stream(name, **settings))
 
     def trim_stream(
         self, name: str, *, to: int | None = None, before: datetime | None = None

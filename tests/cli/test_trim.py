@@ -94,6 +94,7 @@ def test_what_a_stream_keeps_is_set_and_shown(nodes: DevNodes) -> None:
     assert nodes.cli("stream", "create", "/kept") == created
     settings = {"compression": "none", "retention_max_bytes": 10 << 30}
     settings["retention_max_age_ms"] = 7 * 86_400_000
+    settings |= {"replicas": 0, "lease_min_ms": 0, "lease_max_ms": 0}
     assert shown(nodes, "/kept")["settings"] == settings
     text = nodes.cli("stream", "show", "/kept").decode()
     assert f"/kept  version 1, no entries, {words}\n" in text
@@ -103,6 +104,10 @@ def test_what_a_stream_keeps_is_set_and_shown(nodes: DevNodes) -> None:
         (["--max-age", "0", "--max-bytes", "1.5MB"], "keeps the newest 1500kB"),
         (["--compression", "zstd"], "compression zstd, keeps the newest 1500kB"),
         (["--compression", "none", "--max-bytes", "0"], "keeps everything"),
+        (["--replicas", "1", "--lease-min", "500ms"], "replicas 1, leases from 500ms"),
+        (["--lease-max", "2s"], "replicas 1, leases from 500ms up to 2s"),
+        (["--replicas", "0", "--lease-min", "0"], "leases up to 2s"),
+        (["--lease-max", "0"], "keeps everything"),
     ):
         assert nodes.cli("stream", "set", "/kept", *options).decode() == f"/kept: {words}\n"
     wait_until(
@@ -125,7 +130,11 @@ def test_what_a_stream_keeps_is_set_and_shown(nodes: DevNodes) -> None:
         (["trim", "/cluster", "--before", "9999999d"], 2, "'--before'"),
         (["set", "/cluster", "--max-age", "1d"], 1, "/cluster cannot be changed"),
         (["set", "/nope", "--max-age", "1d"], 1, "walle stream create /nope"),
-        (["set", "/cluster"], 2, "--compression, --max-bytes or --max-age"),
+        (["set", "/cluster"], 2, "walle stream set /cluster --help"),
+        (["set", "/cluster", "--lease-min", "50ms"], 2, "leases lie between 100ms and 1m"),
+        (["set", "/cluster", "--lease-max", "61s"], 2, "leases lie between 100ms and 1m"),
+        (["set", "/cluster", "--lease-max", "soon"], 2, "such as 7d"),
+        (["set", "/cluster", "--replicas", "8"], 2, "--replicas"),
         (["set", "/cluster", "--compression", "lz4"], 2, "--compression"),
         (["set", "/cluster", "--max-bytes", "10 Gb of"], 2, "such as 10GiB"),
         (["set", "/cluster", "--max-age", "7"], 2, "such as 7d"),

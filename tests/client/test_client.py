@@ -20,6 +20,7 @@ from tests.clusters import DevNodes, free_ports, wait_trimmed
 from walle.client.reader import read_batches
 from walle.compression import FLAG_ZSTD
 from walle.limits import BATCH_BYTES_MAX, ENTRY_DATA_BYTES_MAX, UNCOMMITTED_ENTRIES_MAX
+from walle.messages import StreamSettings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -557,18 +558,38 @@ def test_trims_that_make_no_sense(nodes: DevNodes, stream: str) -> None:
 def test_settings_change_one_by_one(nodes: DevNodes) -> None:
     async def work(client: walle.Client) -> None:
         info = await client.create_stream("/settings", retention_max_bytes=1 << 40)
-        assert info.settings == ("none", 1 << 40, 0)
-        assert (await client.set_stream("/settings")).settings == ("none", 1 << 40, 0)
+        assert info.settings == StreamSettings("none", 1 << 40)
+        assert (await client.set_stream("/settings")).settings == info.settings
         info = await client.set_stream("/settings", retention_max_age_ms=10**10)
-        assert info.settings == ("none", 1 << 40, 10**10)
+        assert info.settings == StreamSettings("none", 1 << 40, 10**10)
         info = await client.set_stream("/settings", retention_max_bytes=0)
         assert info.settings == (await client.describe("/settings")).settings
-        assert info.settings == ("none", 0, 10**10)
+        assert info.settings == StreamSettings("none", 0, 10**10)
         info = await client.set_stream("/settings", compression="zstd")
-        assert info.settings == ("zstd", 0, 10**10)
+        assert info.settings == StreamSettings("zstd", 0, 10**10)
         with pytest.raises(walle.Refused, match="one of none, zstd"):
             await client.set_stream("/settings", compression="lz4")
         with pytest.raises(walle.StreamExists, match="exists already"):
             await client.create_stream("/settings", retention_max_age_ms=1)
+        info = await client.set_stream("/settings", replicas=2, lease_min_ms=500)
+        assert info.settings == StreamSettings("zstd", 0, 10**10, 2, 500)
+        with pytest.raises(walle.Refused, match="8 replicas; 7 are possible"):
+            await client.set_stream("/settings", replicas=8)
+        with pytest.raises(walle.Refused, match="leases from 500 to 400 ms"):
+            await client.set_stream("/settings", lease_max_ms=400)
+
+    run(nodes, work)
+
+
+def test_claims_keep_to_the_bounds_of_the_streams_leases(nodes: DevNodes) -> None:
+    async def work(client: walle.Client) -> None:
+        await client.create_stream("/leases", lease_min_ms=500, lease_max_ms=2_000)
+        for lease_ms in (499, 2_001):
+            with pytest.raises(walle.Refused, match=f"{lease_ms} ms; /leases allows 500 to 2000"):
+                async with client.claim("/leases", address="app:1", lease_ms=lease_ms):
+                    pass
+        async with client.claim("/leases", address="app:1", lease_ms=2_000) as writer:
+            await client.set_stream("/leases", lease_max_ms=1_000)
+            await writer.put(b"it counts from the next claim on")
 
     run(nodes, work)

@@ -253,7 +253,7 @@ class Running(Cluster):
         super().__init__(size)
         self._request_id = 100
         self.run(1_000)
-        info = self.call("n1", CreateStream("/s", 0, ("n1", "n2", "n3")))
+        info = self.call("n1", CreateStream("/s", ("n1", "n2", "n3")))
         assert isinstance(info, StreamInfo)
         self.stream_id = info.stream_id
         self.run(100)

@@ -199,7 +199,7 @@ def _messages() -> list[Case]:
         body(
             "a list whose items cannot fit",
             create,
-            text(b"/a") + b"\0" + struct.pack("<I", 0xFFFF_FFFF),
+            text(b"/a") + struct.pack("<I", 0xFFFF_FFFF),
             "a list of 4294967295 items",
         ),
         body(
@@ -211,7 +211,7 @@ def _messages() -> list[Case]:
         body(
             "a list whose last item is cut off",
             create,
-            text(b"/a") + b"\0" + struct.pack("<I", 2) + text(b"n1") + text(b"n2", 200),
+            text(b"/a") + struct.pack("<I", 2) + text(b"n1") + text(b"n2", 200),
             beyond,
         ),
     ]

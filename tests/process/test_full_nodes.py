@@ -33,7 +33,7 @@ def _many_files() -> Iterator[None]:
 def test_idle_clients_do_not_lock_out_a_node_that_starts(tmp_path: Path) -> None:
     with DevNodes(tmp_path, apart=True) as nodes, ExitStack() as stack:
         with Peer(nodes.addresses[0]) as peer:
-            info = peer.insist(CreateStream("/full", 0, ()))
+            info = peer.insist(CreateStream("/full", ()))
             assert isinstance(info, StreamInfo)
         nodes.kill("n3")
         for address in nodes.addresses[:2]:

@@ -317,7 +317,8 @@ def find_or_create(session: Session, name: str) -> int:
     except RefusedError as refused:
         if refused.code != UNKNOWN_STREAM:
             raise
-        wanted = text(name) + struct.pack("<BI", 0, 0) + text("none") + struct.pack("<4Q", *[0] * 4)
+        settings = text("none") + struct.pack("<QQBII", 0, 0, 0, 0, 0)
+        wanted = text(name) + struct.pack("<I", 0) + settings + struct.pack("<QQ", 0, 0)
         info = session.ask(CREATE_STREAM, wanted, STREAM_INFO)
     return info.number("Q")
 

@@ -157,7 +157,7 @@ class Peer:
 
     def create(self, name: str) -> StreamInfo:
         """Creates the stream, or finds it."""
-        info = self.insist(CreateStream(name, 0, ()))
+        info = self.insist(CreateStream(name, ()))
         assert isinstance(info, StreamInfo), info
         return info
 

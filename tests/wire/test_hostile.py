@@ -61,8 +61,8 @@ pytestmark = pytest.mark.slow
     "message",
     [
         Describe("/" + "a" * 60_000),
-        CreateStream("/" + "\0" * 60_000, 0, ()),
-        CreateStream("/a", 0, ("\0" * 60_000,)),
+        CreateStream("/" + "\0" * 60_000, ()),
+        CreateStream("/a", ("\0" * 60_000,)),
     ],
     ids=["describe", "create", "create on a node"],
 )
@@ -78,7 +78,7 @@ def test_a_long_name_is_refused(own_watch: Watch, message: Message) -> None:
 def test_many_streams_are_listed_or_refused(own_watch: Watch, message: Message) -> None:
     with Peer(own_watch.address) as peer:
         for number in range(900):
-            created = peer.ask(CreateStream("/" + "s" * 248 + f"{number:06}", 0, ()))
+            created = peer.ask(CreateStream("/" + "s" * 248 + f"{number:06}", ()))
             assert isinstance(created, StreamInfo)
         reply = peer.ask(message)
         assert isinstance(reply, StreamList | StatusReply | Failure)

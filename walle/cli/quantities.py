@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from walle.limits import KIB, MIB
+from walle.limits import KIB, LEASE_MS_MAX, LEASE_MS_MIN, MIB
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -51,6 +51,15 @@ def duration(text: str) -> int:
     found = 0 if text == "0" else _parse(text, MS)
     if found is None:
         raise click.BadParameter(f"{text!r} is no duration, such as 7d, 12h, 30m, 10s or 500ms")
+    return found
+
+
+def lease(text: str) -> int:
+    """Milliseconds; 0, or what a lease may be."""
+    found = duration(text)
+    if found and not LEASE_MS_MIN <= found <= LEASE_MS_MAX:
+        bounds = f"{show(LEASE_MS_MIN, MS)} and {show(LEASE_MS_MAX, MS)}"
+        raise click.BadParameter(f"{text}: leases lie between {bounds}")
     return found
 
 

@@ -75,7 +75,7 @@ def print_stream(out: Console, stream: dict[str, Any]) -> None:
         Text.assemble(
             (printable(stream["name"]), "bold"),
             f"  version {stream['version']}, {_describe_entries(stream)}",
-            describe_settings(stream["settings"]),
+            describe_settings(stream["settings"], len(stream["members"])),
         )
     )
     out.print(f"  {_describe_writer(stream['writer'])}")
@@ -95,11 +95,16 @@ def print_stream(out: Console, stream: dict[str, Any]) -> None:
     out.print(table)
 
 
-def describe_settings(settings: Mapping[str, Any]) -> str:
-    """What of a stream's settings is not as usual, to be put behind what is said of it."""
+def describe_settings(settings: Mapping[str, Any], members_count: int = 0) -> str:
+    """What of a stream's settings is not as usual, to be put behind what is said of it, and of that
+    many members."""
     compression, kept = settings["compression"], _describe_retention(settings)
+    leases = _describe_leases(settings)
     parts = [f"compression {printable(compression)}"] if compression != "none" else []
     parts += [f"keeps {kept}"] if kept else []
+    replicas = settings["replicas"]
+    parts += [f"replicas {replicas}"] if replicas not in (0, members_count) else []
+    parts += [f"leases {leases}"] if leases else []
     return "".join(f", {part}" for part in parts)
 
 
@@ -109,6 +114,14 @@ def _describe_retention(settings: Mapping[str, Any]) -> str:
     newest = f"the newest {quantities.show(max_bytes, quantities.BYTES)}" if max_bytes else ""
     last = f"the last {quantities.show(max_age_ms, quantities.MS)}" if max_age_ms else ""
     return " of ".join(part for part in (newest, last) if part)
+
+
+def _describe_leases(settings: Mapping[str, Any]) -> str:
+    """Which leases the stream allows; empty: all that are possible."""
+    shortest, longest = settings["lease_min_ms"], settings["lease_max_ms"]
+    start = f"from {quantities.show(shortest, quantities.MS)}" if shortest else ""
+    end = f"up to {quantities.show(longest, quantities.MS)}" if longest else ""
+    return " ".join(part for part in (start, end) if part)
 
 
 def describe_up(what: dict[str, Any]) -> Text:

@@ -17,11 +17,13 @@ from walle.cli.common import (
     run_client,
 )
 from walle.cli.members import members
-from walle.cli.quantities import duration, size, time
+from walle.cli.quantities import duration, lease, size, time
 from walle.cli.status import collect_status, describe_settings, print_stream
+from walle.limits import MEMBERS_COUNT_MAX
 from walle.messages import COMPRESSIONS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from datetime import datetime
 
     from walle.client.client import Client
@@ -36,65 +38,84 @@ def stream() -> None:
 stream.add_command(members)
 
 
-compression_option = click.option(
-    "--compression",
-    type=click.Choice(COMPRESSIONS),
-    help="How entries are stored by writers that choose nothing else.",
+SETTINGS = (
+    click.option(
+        "--compression",
+        type=click.Choice(COMPRESSIONS),
+        help="How entries are stored by writers that choose nothing else.",
+    ),
+    click.option(
+        "--max-bytes",
+        "retention_max_bytes",
+        type=size,
+        help="How much it keeps, such as 10GiB; 0: no bound.",
+    ),
+    click.option(
+        "--max-age",
+        "retention_max_age_ms",
+        type=duration,
+        help="For how long it keeps entries, such as 7d; 0: no bound.",
+    ),
+    click.option(
+        "--replicas",
+        type=click.IntRange(0, MEMBERS_COUNT_MAX),
+        help="On how many nodes; 0: three, or as many as there are.",
+    ),
+    click.option(
+        "--lease-min",
+        "lease_min_ms",
+        type=lease,
+        help="The shortest lease that a claim may ask for, such as 500ms; 0: no bound.",
+    ),
+    click.option(
+        "--lease-max",
+        "lease_max_ms",
+        type=lease,
+        help="The longest lease that a claim may ask for, such as 10s; 0: no bound.",
+    ),
 )
-max_bytes_option = click.option(
-    "--max-bytes", type=size, help="How much it keeps, such as 10GiB; 0: no bound."
-)
-max_age_option = click.option(
-    "--max-age", type=duration, help="For how long it keeps entries, such as 7d; 0: no bound."
-)
+
+
+def settings_options(command: Callable[..., None]) -> Callable[..., None]:
+    """An option for each of a stream's settings, by the setting's name; None: not given."""
+    for option in reversed(SETTINGS):
+        command = option(command)
+    return command
+
+
+def _given(settings: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if value is not None}
 
 
 @stream.command()
 @click.argument("name", metavar="STREAM")
-@click.option("--replicas", type=click.IntRange(1, 7), help="On how many nodes. Default: three.")
 @click.option("--members", metavar="N1,N2,...", help="On which nodes.")
-@compression_option
-@max_bytes_option
-@max_age_option
+@settings_options
 @connect_option
-def create(
-    name: str,
-    replicas: int | None,
-    members: str | None,
-    compression: str | None,
-    max_bytes: int | None,
-    max_age: int | None,
-    connect: str,
-) -> None:
+def create(name: str, members: str | None, connect: str, **settings: Any) -> None:
     """Create a stream. Repeating it does no harm.
 
-    Without --max-bytes and --max-age it keeps all entries until it is trimmed.
+    Without --max-bytes and --max-age it keeps all entries until it is trimmed. Without --members
+    its nodes are chosen by their capacities and from as many zones as possible.
 
     \b
         walle stream create /orders
         walle stream create /orders --members n1,n2,n3
         walle stream create /logs --compression zstd
         walle stream create /logs --max-bytes 10GiB --max-age 7d
+        walle stream create /locks --replicas 5 --lease-min 1s --lease-max 10s
     """
-    if replicas and members:
+    if settings["replicas"] and members:
         raise click.UsageError("--replicas and --members exclude each other")
     named = [node.strip() for node in members.split(",")] if members else []
 
     async def work(client: Client) -> StreamInfo:
-        return await client.create_stream(
-            name,
-            replicas=replicas or 0,
-            members=named,
-            compression=compression or "none",
-            retention_max_bytes=max_bytes or 0,
-            retention_max_age_ms=max_age or 0,
-        )
+        return await client.create_stream(name, members=named, **_given(settings))
 
     info = run_client(connect, work)
     held_by = ", ".join(member.node_id for member in info.members)
-    click.echo(
-        f"{printable(info.name)} is on {held_by}{describe_settings(info.settings._asdict())}"
-    )
+    settings_shown = describe_settings(info.settings._asdict(), len(info.members))
+    click.echo(f"{printable(info.name)} is on {held_by}{settings_shown}")
 
 
 @stream.command("list")
@@ -160,40 +181,30 @@ def show(name: str, connect: str, *, as_json: bool) -> None:
 
 @stream.command("set")
 @click.argument("name", metavar="STREAM")
-@compression_option
-@max_bytes_option
-@max_age_option
+@settings_options
 @connect_option
-def set_command(
-    name: str,
-    compression: str | None,
-    max_bytes: int | None,
-    max_age: int | None,
-    connect: str,
-) -> None:
+def set_command(name: str, connect: str, **settings: Any) -> None:
     """Change a stream's settings. What is not named stays as it is.
 
     The cluster looks every few seconds, and trims a stream that exceeds a bound by a tenth. Ages
-    are by the times that the writers' clocks gave to their entries.
+    are by the times that the writers' clocks gave to their entries. Another number of replicas is
+    what the next `walle rebalance` aims at. Bounds of leases count from the next claim on.
 
     \b
         walle stream set /logs --max-bytes 10GiB --max-age 7d
         walle stream set /logs --max-age 0
+        walle stream set /locks --replicas 5 --lease-max 10s
     """
-    if compression is None and max_bytes is None and max_age is None:
-        raise click.UsageError("nothing to set: name --compression, --max-bytes or --max-age")
+    given = _given(settings)
+    if not given:
+        raise click.UsageError(f"nothing to set: walle stream set {name} --help lists the settings")
 
     async def work(client: Client) -> StreamInfo:
-        return await client.set_stream(
-            name,
-            compression=compression,
-            retention_max_bytes=max_bytes,
-            retention_max_age_ms=max_age,
-        )
+        return await client.set_stream(name, **given)
 
     info = run_client(connect, work)
-    settings = describe_settings(info.settings._asdict()).removeprefix(", ")
-    click.echo(f"{printable(info.name)}: {settings or 'keeps everything'}")
+    shown = describe_settings(info.settings._asdict()).removeprefix(", ")
+    click.echo(f"{printable(info.name)}: {shown or 'keeps everything'}")
 
 
 @stream.command()

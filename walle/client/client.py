@@ -58,7 +58,9 @@ from walle.messages import (
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
     from datetime import datetime
+    from typing import Unpack
 
+    from walle.client.settings import Settings
     from walle.messages import Message, NodeAddress, NodeRecord
     from walle.record import Batch, Entry
     from walle.tls import Tls
@@ -221,30 +223,24 @@ class Client:
         self,
         name: str,
         *,
-        replicas: int = 0,
         members: Sequence[str] = (),
-        compression: str = "none",
-        retention_max_bytes: int = 0,
-        retention_max_age_ms: int = 0,
         origin: Position = ORIGIN,
         timeout_s: float = TIMEOUT_S,
+        **settings: Unpack[Settings],
     ) -> StreamInfo:
         """Creates a stream; the one that exists is returned if it is the same.
 
         Args:
             name: a path, such as "/orders".
-            replicas: how many nodes hold it; 0: three, or as many as there are.
             members: the ids of the nodes that hold it; empty: placed by the cluster.
-            compression: of writers that choose none themselves: "none" or "zstd".
-            retention_max_bytes, retention_max_age_ms: what it keeps, see `set_stream`.
             origin: the position before its first entry, when it goes on from another stream.
+            settings: see `walle.client.settings`.
 
         Raises:
             StreamExists: a stream of that name has other members, settings or another origin.
-            Refused: the name, the members or the compression are not possible.
+            Refused: the name, the members or the settings are not possible.
         """
-        settings = StreamSettings(compression, retention_max_bytes, retention_max_age_ms)
-        request = CreateStream(name, replicas, tuple(members), settings, origin)
+        request = CreateStream(name, tuple(members), StreamSettings(**settings), origin)
         return await self._change(request, timeout_s)
 
     async def _change(self, request: Change, timeout_s: float = TIMEOUT_S) -> StreamInfo:
@@ -256,35 +252,14 @@ class Client:
         self._streams[info.name] = info
         return info
 
-    async def set_stream(
-        self,
-        name: str,
-        *,
-        compression: str | None = None,
-        retention_max_bytes: int | None = None,
-        retention_max_age_ms: int | None = None,
-    ) -> StreamInfo:
-        """Changes a stream's settings; what is None stays as it is.
-
-        The cluster trims a stream that exceeds a bound of retention by a tenth of it.
-
-        Args:
-            compression: of writers that choose none themselves, from their next claim on.
-            retention_max_bytes: how many bytes of records it keeps; 0: no bound.
-            retention_max_age_ms: for how long it keeps entries, by their own times; 0: no bound.
+    async def set_stream(self, name: str, **settings: Unpack[Settings]) -> StreamInfo:
+        """Changes a stream's settings, see `walle.client.settings`; what is not named stays.
 
         Raises:
             UnknownStream: there is no such stream.
-            Refused: the compression is not possible.
+            Refused: the settings are not possible.
         """
-        given: dict[str, Any] = {
-            "compression": compression,
-            "retention_max_bytes": retention_max_bytes,
-            "retention_max_age_ms": retention_max_age_ms,
-        }
-        changes = {key: value for key, value in given.items() if value is not None}
-        settings = UNCHANGED._replace(**changes)
-        return await self._change(SetStream(name, settings))
+        return await self._change(SetStream(name, UNCHANGED._replace(**settings)))
 
     async def trim_stream(
         self, name: str, *, to: int | None = None, before: datetime | None = None
@@ -463,6 +438,7 @@ class Client:
         Raises:
             Unavailable: not claimed in time.
             WriterLost: another writer took over, and a put is not durable, or may not be.
+            Refused: the stream's settings do not allow such a lease.
             ConfigError: lease_ms is out of bounds, or there is no such compression.
         """
         if not LEASE_MS_MIN <= lease_ms <= LEASE_MS_MAX:

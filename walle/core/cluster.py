@@ -31,7 +31,13 @@ from walle.core.placement import REPLICAS_DEFAULT, place
 from walle.core.topology import StreamTopology
 from walle.errors import Code, InvariantError
 from walle.ids import CLUSTER_STREAM_NAME, NO_IDENTITY, ORIGIN, STREAM_CLUSTER, Position
-from walle.limits import ENTRY_ID_MAX, MEMBERS_COUNT_MAX, STREAM_NAME_BYTES_MAX
+from walle.limits import (
+    ENTRY_ID_MAX,
+    LEASE_MS_MAX,
+    LEASE_MS_MIN,
+    MEMBERS_COUNT_MAX,
+    STREAM_NAME_BYTES_MAX,
+)
 from walle.messages import (
     COMPRESSIONS,
     UNCHANGED,
@@ -445,8 +451,8 @@ class ClusterState:
         node = self.nodes.get(node_id)
         return node.address if node is not None else ""
 
-    def plan_stream(self, request: CreateStream) -> tuple[str, ...] | Refusal:
-        """The members of the stream to create, or why it cannot be created."""
+    def plan_stream(self, request: CreateStream) -> CreateStream | Refusal:
+        """The stream to create, with its members placed, or why it cannot be created."""
         wrong = check_name(request.name)
         if wrong is not None:
             return Refusal(Code.BAD_REQUEST, wrong)
@@ -454,18 +460,23 @@ class ClusterState:
         refusal = refusal or _refuse_settings(request.settings) or _refuse_origin(request.origin)
         if refusal is not None:
             return refusal
-        replicas = len(request.members) or request.replicas
-        replicas = replicas or min(REPLICAS_DEFAULT, len(self.nodes))
-        if not 1 <= replicas <= min(len(self.nodes), MEMBERS_COUNT_MAX):
-            text = f"{replicas} replicas: there are {len(self.nodes)} nodes, and at most"
-            return Refusal(Code.BAD_REQUEST, f"{text} {MEMBERS_COUNT_MAX} can be members")
-        members = request.members or place(request.name, self.nodes.values(), replicas)
+        replicas = request.settings.replicas or len(request.members)
+        members = request.members or self.place(request.name, request.settings)
+        if replicas and len(members) != replicas:
+            text = f"{replicas} replicas cannot be on {len(members)} nodes: {', '.join(members)}"
+            return Refusal(Code.BAD_REQUEST, text)
         existing = self.find(request.name)
         if existing is not None and not _fits(existing, request):
             held_by = ", ".join(existing.topology.members)
             text = f"stream {request.name} exists already, on {held_by}, {_describe(existing)}"
             return Refusal(Code.STREAM_EXISTS, text)
-        return tuple(sorted(members))
+        return request._replace(
+            members=tuple(sorted(members)), settings=request.settings._replace(replicas=replicas)
+        )
+
+    def place(self, name: str, settings: StreamSettings) -> tuple[str, ...]:
+        """The nodes that are to hold a stream of that name; fewer than it wants, if there are."""
+        return place(name, self.nodes.values(), settings.replicas or REPLICAS_DEFAULT)
 
 
 def no_stream(name: str) -> Refusal:
@@ -483,6 +494,13 @@ def _refuse_settings(settings: StreamSettings) -> Refusal | None:
     if settings.compression not in COMPRESSIONS:
         text = f"compression {shown(settings.compression)}; it is one of {', '.join(COMPRESSIONS)}"
         return Refusal(Code.BAD_REQUEST, text)
+    if settings.replicas > MEMBERS_COUNT_MAX:
+        text = f"{settings.replicas} replicas; {MEMBERS_COUNT_MAX} are possible"
+        return Refusal(Code.BAD_REQUEST, text)
+    shortest, longest = settings.lease_bounds_ms
+    if not LEASE_MS_MIN <= shortest <= longest <= LEASE_MS_MAX:
+        text = f"leases from {shortest} to {longest} ms; they lie"
+        return Refusal(Code.BAD_REQUEST, f"{text} between {LEASE_MS_MIN} and {LEASE_MS_MAX} ms")
     return None
 
 
@@ -507,6 +525,4 @@ def _fits(existing: StreamRecord, request: CreateStream) -> bool:
         return False
     if request.origin not in (ORIGIN, topology.origin):
         return False
-    if request.members:
-        return set(request.members) == set(topology.members)
-    return not request.replicas or request.replicas == len(topology.members)
+    return not request.members or set(request.members) == set(topology.members)

@@ -266,7 +266,7 @@ class Manager:
         elif existing is not None:
             answer(self._cluster.info(existing))
         else:
-            change = encode_create_stream(request.name, plan, request.settings, request.origin)
+            change = encode_create_stream(*plan)
             self._put_change(request.name, change, answer)
 
     def _set_stream(

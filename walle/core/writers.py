@@ -8,7 +8,7 @@ from walle.core.claim import Claim
 from walle.core.relay import Relay
 from walle.errors import Code
 from walle.ids import NO_WRITER, ORIGIN
-from walle.limits import ADDRESS_BYTES_MAX, CLAIMS_COUNT_MAX, LEASE_MS_MAX, LEASE_MS_MIN
+from walle.limits import ADDRESS_BYTES_MAX, CLAIMS_COUNT_MAX
 from walle.messages import ClaimReply, Failure, PutReply, ReleaseReply
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class Writers:
         self, sender: Address, request_id: int, request: messages.Claim, record: StreamRecord
     ) -> None:
         """Coordinates a claim; it ends with the session that asked for it."""
-        refusal = self._refusal(request)
+        refusal = self._refusal(request, record)
         if refusal is not None:
             self._context.send(sender, refusal, request_id)
             return
@@ -102,9 +102,10 @@ class Writers:
         self._context.sessions.add(sender, key, cancel)
         claim.start()
 
-    def _refusal(self, request: messages.Claim) -> Failure | None:
-        if not LEASE_MS_MIN <= request.lease_ms <= LEASE_MS_MAX:
-            text = f"a lease of {request.lease_ms} ms; {LEASE_MS_MIN} to {LEASE_MS_MAX} are allowed"
+    def _refusal(self, request: messages.Claim, record: StreamRecord) -> Failure | None:
+        shortest, longest = record.settings.lease_bounds_ms
+        if not shortest <= request.lease_ms <= longest:
+            text = f"a lease of {request.lease_ms} ms; {record.name} allows {shortest} to {longest}"
             return Failure(Code.BAD_REQUEST, text)
         if len(request.address.encode()) > ADDRESS_BYTES_MAX:
             text = f"a writer's address has at most {ADDRESS_BYTES_MAX} bytes"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from walle import messages
 from walle.core import (
     backfill,
     calls,
@@ -14,7 +15,6 @@ from walle.core import (
     reading,
     reorder,
     syncing,
-    writers,
 )
 from walle.storage import extent, journal, pool, segment, store
 
@@ -28,7 +28,7 @@ SMALL: tuple[tuple[Any, str, int], ...] = (
     (reorder, "REORDER_COUNT_MAX", 4),
     (member, "COMMIT_ORDER_ENTRIES", 6),
     (history, "CHAINS_KEPT", 8),
-    (writers, "LEASE_MS_MIN", 1),
+    (messages, "LEASE_MS_MIN", 1),
     (calls, "REPEAT_MS_MIN", 10),
     (backfill, "FETCH_MS", 100),
     (syncing, "FETCH_MS", 100),

@@ -112,7 +112,7 @@ class Simulation:
         cluster, name = self.cluster, f"/s{number}"
         first = number % len(cluster.names)
         members = (*cluster.names[first:], *cluster.names[:first])[:replicas]
-        request, request_id = CreateStream(name, 0, members), number + 1
+        request, request_id = CreateStream(name, members), number + 1
         while not any(isinstance(each, StreamInfo) for each in cluster.answers_to(request_id)):
             cluster.ask("n1", request, request_id)
             cluster.run(500)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from walle.messages import CreateStream, StreamInfo
+from walle.messages import CreateStream, StreamInfo, StreamSettings
 from walle.testing.cluster import Cluster
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ class Served(Cluster):
         super().__init__(size)
         self._request_id = 1_000
         self.run(1_000)
-        info = self.call("n1", CreateStream("/s", replicas, ()))
+        info = self.call("n1", CreateStream("/s", (), StreamSettings(replicas=replicas)))
         assert isinstance(info, StreamInfo)
         self.run(1_000)
         self.stream_id = info.stream_id

@@ -32,6 +32,7 @@ from walle.messages import (
     Release,
     SetMembers,
     StreamInfo,
+    StreamSettings,
     WriterStatus,
 )
 
@@ -217,7 +218,7 @@ def test_deleted_stream_is_nowhere_any_more(served: Served) -> None:
 
 def test_name_of_a_deleted_stream_is_free(served: Served) -> None:
     delete(served)
-    made = insist(served, CreateStream("/s", 3, ()))
+    made = insist(served, CreateStream("/s", (), StreamSettings(replicas=3)))
     assert made.stream_id > served.stream_id
     assert insist(served, Describe("/s")).stream_id == made.stream_id
     refused = insist(served, DeleteStream("/s", 1_000))
@@ -272,7 +273,7 @@ def test_members_of_the_cluster_stream_change(served: Served, *, stays: bool) ->
     set_members(served, "/cluster", *members)
     served.run_until(lambda: is_done(served) and cluster_members(served) == {members})
     assert acting(served) in members
-    assert isinstance(insist(served, CreateStream("/t", 0, ()), served.names[-1]), StreamInfo)
+    assert isinstance(insist(served, CreateStream("/t", ()), served.names[-1]), StreamInfo)
 
 
 def test_node_that_was_left_out_of_the_cluster_stream_comes_back(served: Served) -> None:

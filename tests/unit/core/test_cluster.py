@@ -39,6 +39,7 @@ CLUSTER_ID = bytes(range(16))
 NAMES = st.text(min_size=1, max_size=10)
 ZSTD = StreamSettings(compression="zstd")
 KEPT = StreamSettings(retention_max_bytes=1_000, retention_max_age_ms=60_000)
+LEASES = StreamSettings(replicas=2, lease_min_ms=500, lease_max_ms=2_000)
 BEGINNING = Position(100, 2**64 - 1)
 
 
@@ -113,6 +114,9 @@ def test_entries_are_json_that_any_tool_reads() -> None:
             "compression": "zstd",
             "retention_max_bytes": 0,
             "retention_max_age_ms": 0,
+            "replicas": 0,
+            "lease_min_ms": 0,
+            "lease_max_ms": 0,
         },
         "first": 101,
         "chain": "00000000000000ff",
@@ -151,16 +155,16 @@ def test_info_names_members_with_their_addresses() -> None:
 @pytest.mark.parametrize(
     ("request_", "text"),
     [
-        (CreateStream("", 0, ()), "begins with '/'"),
-        (CreateStream("/", 0, ()), "2 to 255 bytes"),
-        (CreateStream("orders", 0, ()), "'orders': a stream's name begins with '/'"),
-        (CreateStream("/" + "ä" * 128, 0, ()), "2 to 255 bytes"),
-        (CreateStream("/a", 0, ("n1", "n7")), "no node 'n7'; the nodes are n1, n2, n3"),
-        (CreateStream("/a", 0, ("n1", "n1")), "named twice"),
-        (CreateStream("/a", 4, ()), "4 replicas: there are 3 nodes"),
-        (CreateStream("/a", 0, (), StreamSettings("lz4")), "'lz4'; it is one of none, zstd"),
-        (CreateStream("/a", 0, (), origin=Position(0, 1)), "no stream can begin behind 0:"),
-        (CreateStream("/a", 0, (), origin=Position(ENTRY_ID_MAX, 1)), "no stream can begin"),
+        (CreateStream("", ()), "begins with '/'"),
+        (CreateStream("/", ()), "2 to 255 bytes"),
+        (CreateStream("orders", ()), "'orders': a stream's name begins with '/'"),
+        (CreateStream("/" + "ä" * 128, ()), "2 to 255 bytes"),
+        (CreateStream("/a", ("n1", "n7")), "no node 'n7'; the nodes are n1, n2, n3"),
+        (CreateStream("/a", ("n1", "n1")), "named twice"),
+        (CreateStream("/a", (), StreamSettings(replicas=4)), "4 replicas cannot be on 3 nodes: n1"),
+        (CreateStream("/a", (), StreamSettings("lz4")), "'lz4'; it is one of none, zstd"),
+        (CreateStream("/a", (), origin=Position(0, 1)), "no stream can begin behind 0:"),
+        (CreateStream("/a", (), origin=Position(ENTRY_ID_MAX, 1)), "no stream can begin"),
     ],
 )
 def test_impossible_stream_is_refused_with_the_rule(request_: CreateStream, text: str) -> None:
@@ -172,49 +176,54 @@ def test_impossible_stream_is_refused_with_the_rule(request_: CreateStream, text
 
 def test_more_members_than_any_stream_may_have_are_refused() -> None:
     cluster = formed(MEMBERS_COUNT_MAX + 1)
-    plan = cluster.plan_stream(CreateStream("/a", MEMBERS_COUNT_MAX + 1, ()))
+    wanted = StreamSettings(replicas=MEMBERS_COUNT_MAX + 1)
+    plan = cluster.plan_stream(CreateStream("/a", (), wanted))
     assert isinstance(plan, Refusal)
-    assert f"at most {MEMBERS_COUNT_MAX}" in plan.text
-    assert not isinstance(cluster.plan_stream(CreateStream("/a", MEMBERS_COUNT_MAX, ())), Refusal)
+    assert f"{MEMBERS_COUNT_MAX} are possible" in plan.text
+    wanted = StreamSettings(replicas=MEMBERS_COUNT_MAX)
+    assert not isinstance(cluster.plan_stream(CreateStream("/a", (), wanted)), Refusal)
 
 
 @pytest.mark.parametrize(
     ("size", "replicas", "expected"), [(5, 0, 3), (2, 0, 2), (1, 0, 1), (5, 5, 5), (5, 1, 1)]
 )
 def test_replicas_are_three_if_nothing_is_said(size: int, replicas: int, expected: int) -> None:
-    plan = formed(size).plan_stream(CreateStream("/a", replicas, ()))
+    plan = formed(size).plan_stream(CreateStream("/a", (), StreamSettings(replicas=replicas)))
     assert not isinstance(plan, Refusal)
-    assert len(plan) == expected
-    assert list(plan) == sorted(plan)
+    assert len(plan.members) == expected
+    assert list(plan.members) == sorted(plan.members)
+    assert plan.settings.replicas == replicas, "the cluster may grow later"
 
 
 def test_longest_name_is_allowed_and_members_are_sorted() -> None:
     name = "/" + "x" * (STREAM_NAME_BYTES_MAX - 1)
-    assert formed().plan_stream(CreateStream(name, 9, ("n3", "n1"))) == ("n1", "n3")
+    plan = formed().plan_stream(CreateStream(name, ("n3", "n1"), ZSTD))
+    assert plan == CreateStream(name, ("n1", "n3"), ZSTD._replace(replicas=2))
 
 
 @pytest.mark.parametrize(
     ("request_", "is_same"),
     [
-        (CreateStream("/a", 0, ()), True),
-        (CreateStream("/a", 2, ()), True),
-        (CreateStream("/a", 0, ("n3", "n1")), True),
-        (CreateStream("/a", 3, ()), False),
-        (CreateStream("/a", 2, ("n1", "n2")), False),
-        (CreateStream("/cluster", 0, ("n1",)), False),
-        (CreateStream("/a", 0, (), ZSTD), False),
-        (CreateStream("/a", 0, (), KEPT), False),
-        (CreateStream("/a", 0, (), origin=BEGINNING), False),
-        (CreateStream("/z", 0, (), ZSTD, BEGINNING), True),
-        (CreateStream("/z", 0, ()), True),
-        (CreateStream("/z", 0, (), origin=BEGINNING._replace(chain=8)), False),
+        (CreateStream("/a", ()), True),
+        (CreateStream("/a", (), LEASES), True),
+        (CreateStream("/a", ("n3", "n1")), True),
+        (CreateStream("/a", (), StreamSettings(replicas=3)), False),
+        (CreateStream("/a", (), StreamSettings(lease_min_ms=200)), False),
+        (CreateStream("/a", ("n1", "n2")), False),
+        (CreateStream("/cluster", ("n1",)), False),
+        (CreateStream("/a", (), ZSTD), False),
+        (CreateStream("/a", (), KEPT), False),
+        (CreateStream("/a", (), origin=BEGINNING), False),
+        (CreateStream("/z", (), ZSTD, BEGINNING), True),
+        (CreateStream("/z", ()), True),
+        (CreateStream("/z", (), origin=BEGINNING._replace(chain=8)), False),
     ],
 )
 def test_stream_that_exists_may_be_created_again_if_it_is_the_same(
     request_: CreateStream, is_same: bool
 ) -> None:
     cluster = formed()
-    cluster.apply(2, encode_create_stream("/a", ["n1", "n3"]))
+    cluster.apply(2, encode_create_stream("/a", ["n1", "n3"], LEASES))
     cluster.apply(3, encode_create_stream("/z", ["n1", "n2"], ZSTD, BEGINNING))
     plan = cluster.plan_stream(request_)
     if is_same:
@@ -450,6 +459,9 @@ def test_what_is_no_users_stream_is_neither_trimmed_nor_set(name: str, code: Cod
         (UNCHANGED._replace(compression="zstd"), KEPT._replace(compression="zstd")),
         (UNCHANGED._replace(retention_max_bytes=0), KEPT._replace(retention_max_bytes=0)),
         (UNCHANGED._replace(retention_max_age_ms=7), KEPT._replace(retention_max_age_ms=7)),
+        (UNCHANGED._replace(replicas=5), KEPT._replace(replicas=5)),
+        (UNCHANGED._replace(lease_min_ms=200), KEPT._replace(lease_min_ms=200)),
+        (UNCHANGED._replace(lease_max_ms=200), KEPT._replace(lease_max_ms=200)),
         (ZSTD, ZSTD),
     ],
 )
@@ -460,10 +472,21 @@ def test_settings_are_changed_one_by_one(wanted: StreamSettings, expected: Strea
     assert planned == StreamRecord(2, "/s", StreamTopology(1, ("n1", "n2", "n3")), expected)
 
 
-def test_settings_that_no_stream_can_have_are_refused() -> None:
-    refusal = with_stream("n1", "n2", "n3").plan_settings(SetStream("/s", StreamSettings("lz4")))
-    assert isinstance(refusal, Refusal)
-    assert (refusal.code, refusal.text) == (
-        Code.BAD_REQUEST,
-        "compression 'lz4'; it is one of none, zstd",
-    )
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        (StreamSettings("lz4"), "compression 'lz4'; it is one of none, zstd"),
+        (StreamSettings(replicas=8), "8 replicas; 7 are possible"),
+        (StreamSettings(lease_min_ms=99), "leases from 99 to 60000 ms; they lie between 100 and"),
+        (StreamSettings(lease_max_ms=60_001), "leases from 100 to 60001 ms; they lie between"),
+        (StreamSettings(lease_min_ms=500, lease_max_ms=400), "leases from 500 to 400 ms"),
+    ],
+)
+def test_settings_that_no_stream_can_have_are_refused(settings: StreamSettings, text: str) -> None:
+    for refusal in (
+        with_stream("n1", "n2", "n3").plan_settings(SetStream("/s", settings)),
+        formed().plan_stream(CreateStream("/a", (), settings)),
+    ):
+        assert isinstance(refusal, Refusal)
+        assert refusal.code is Code.BAD_REQUEST
+        assert refusal.text.startswith(text)

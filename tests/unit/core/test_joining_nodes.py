@@ -81,7 +81,7 @@ def manager(served: Served) -> str:
 def test_node_that_has_joined_serves_like_the_others() -> None:
     served = joined()
     assert insist(served, "n4", Describe("/s")).name == "/s"
-    made = insist(served, "n4", CreateStream("/t", 0, ("n1", "n2", "n4")))
+    made = insist(served, "n4", CreateStream("/t", ("n1", "n2", "n4")))
     assert isinstance(made, StreamInfo)
     served.run_until(lambda: made.stream_id in served.nodes["n4"].members)
     info = served.call("n4", ListNodes())
@@ -93,7 +93,7 @@ def test_node_that_has_joined_serves_like_the_others() -> None:
 def test_node_that_has_joined_finds_the_cluster_again() -> None:
     """Also when those where it joined are nowhere to be found."""
     served = joined("n1")
-    made = insist(served, "n4", CreateStream("/t", 0, ("n3", "n4")))
+    made = insist(served, "n4", CreateStream("/t", ("n3", "n4")))
     served.run_until(lambda: made.stream_id in served.nodes["n4"].members)
     served.crash("n1")
     served.restart("n4")
@@ -195,7 +195,7 @@ def test_member_that_does_not_know_the_node_yet_catches_up() -> None:
 def test_node_that_is_no_member_of_the_cluster_stream_looks_when_it_lacks_something() -> None:
     served = joined()
     served.run(5_000)
-    made = insist(served, "n1", CreateStream("/t", 0, ("n1", "n4")))
+    made = insist(served, "n1", CreateStream("/t", ("n1", "n4")))
     refused = served.call("n4", Read(made.stream_id, 1, 1, 0, 0, 0))
     assert refused.code == Code.BUSY
     served.run(100)
@@ -207,7 +207,7 @@ def test_request_is_refused_for_a_while_when_no_member_knows_of_a_manager() -> N
     for name in ("n1", "n2"):
         served.crash(name)
     served.run(5_000)
-    busy = served.call("n4", CreateStream("/t", 0, ()))
+    busy = served.call("n4", CreateStream("/t", ()))
     assert busy == Failure(Code.BUSY, "the cluster has no topology manager at the moment")
 
 
@@ -229,7 +229,7 @@ def test_wiped_node_is_refused_under_its_name_until_that_is_removed() -> None:
 def test_new_node_is_no_member_of_what_the_old_one_of_its_name_was() -> None:
     """It reads of that when it follows `/cluster` from the beginning."""
     served = joined()
-    made = insist(served, "n1", CreateStream("/t", 0, ("n1", "n2", "n4")))
+    made = insist(served, "n1", CreateStream("/t", ("n1", "n2", "n4")))
     insist(served, "n1", SetMembers("/t", ("n1", "n2", "n3"), "", 0))
     served.run_until(lambda: is_removable(served, "n4"))
     served.crash("n4")
@@ -274,7 +274,7 @@ def test_removed_node_may_ask_no_more_than_a_client() -> None:
 def test_removal_may_be_repeated_and_is_refused_while_streams_need_the_node() -> None:
     served = joined()
     for index in range(7):
-        insist(served, "n1", CreateStream(f"/t{index}", 0, ("n1", "n2", "n4")))
+        insist(served, "n1", CreateStream(f"/t{index}", ("n1", "n2", "n4")))
     refused = insist(served, "n4", RemoveNode("n4"))
     assert refused == Failure(
         Code.BAD_REQUEST,
@@ -296,7 +296,7 @@ def test_no_stream_is_created_on_a_node_that_is_being_removed() -> None:
     served = joined()
     at = manager(served)
     served.ask(at, RemoveNode("n4"), 7)
-    served.ask(at, CreateStream("/t", 0, ("n1", "n4")), 8)
+    served.ask(at, CreateStream("/t", ("n1", "n4")), 8)
     served.ask(at, RemoveNode("n4"), 9)
     served.run_until(lambda: all(served.answers_to(each) for each in (7, 8, 9)))
     assert isinstance(served.answer(7), ClusterInfo)
@@ -305,7 +305,7 @@ def test_no_stream_is_created_on_a_node_that_is_being_removed() -> None:
     assert "another change is under way" in busy.text
     served = joined()
     at = manager(served)
-    served.ask(at, CreateStream("/t", 0, ("n1", "n4")), 7)
+    served.ask(at, CreateStream("/t", ("n1", "n4")), 7)
     served.ask(at, RemoveNode("n4"), 8)
     served.run_until(lambda: all(served.answers_to(each) for each in (7, 8)))
     assert served.answer(8).code == Code.BUSY

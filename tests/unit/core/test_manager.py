@@ -74,7 +74,7 @@ def test_one_node_becomes_the_manager_and_writes_entry_1(size: int) -> None:
 def test_stream_is_created_whichever_node_is_asked(*, is_asked: bool) -> None:
     cluster = formed()
     asked = managers(cluster) if is_asked else followers(cluster)
-    info = create(cluster, asked[0], CreateStream("/a", 0, ()))
+    info = create(cluster, asked[0], CreateStream("/a", ()))
     assert isinstance(info, StreamInfo)
     assert (info.stream_id, info.name, info.version) == (2, "/a", 1)
     assert info.members == tuple(NodeAddress(name, f"{name}:1") for name in cluster.names)
@@ -84,16 +84,16 @@ def test_stream_is_created_whichever_node_is_asked(*, is_asked: bool) -> None:
 
 def test_creation_may_be_repeated_but_not_changed() -> None:
     cluster = formed()
-    request = CreateStream("/a", 2, ())
+    request = CreateStream("/a", (), StreamSettings(replicas=2))
     first = create(cluster, "n1", request, 7)
     assert create(cluster, "n2", request, 8) == first
-    refused = create(cluster, "n3", CreateStream("/a", 3, ()), 9)
+    refused = create(cluster, "n3", CreateStream("/a", (), StreamSettings(replicas=3)), 9)
     assert isinstance(refused, Failure)
     assert refused.code == Code.STREAM_EXISTS
 
 
 def test_impossible_stream_is_refused() -> None:
-    refused = create(formed(), "n1", CreateStream("a", 0, ()))
+    refused = create(formed(), "n1", CreateStream("a", ()))
     assert isinstance(refused, Failure)
     assert refused.code == Code.BAD_REQUEST
 
@@ -102,7 +102,7 @@ def test_second_request_while_the_first_is_under_way_is_busy() -> None:
     cluster = formed()
     (manager,) = managers(cluster)
     for request_id in (7, 8):
-        cluster.ask(manager, CreateStream("/a", 0, ()), request_id, session=request_id)
+        cluster.ask(manager, CreateStream("/a", ()), request_id, session=request_id)
     cluster.run_until(lambda: bool(cluster.answers_to(7) and cluster.answers_to(8)))
     busy = cluster.answer(8)
     assert isinstance(cluster.answer(7), StreamInfo)
@@ -113,7 +113,7 @@ def test_second_request_while_the_first_is_under_way_is_busy() -> None:
 def test_another_node_takes_over_when_the_manager_dies() -> None:
     cluster = formed()
     (dead,) = managers(cluster)
-    create(cluster, dead, CreateStream("/a", 0, ()))
+    create(cluster, dead, CreateStream("/a", ()))
     cluster.crash(dead)
     cluster.run(LEASE_MS / 2)
     assert managers(cluster) == [], "the lease is waited for"
@@ -126,7 +126,7 @@ def test_manager_without_a_majority_creates_nothing() -> None:
     (manager,) = managers(cluster)
     cluster.lose = lambda mail: mail.source == manager and mail.target != "client"
     cluster.run(LEASE_MS)
-    busy = create(cluster, manager, CreateStream("/a", 0, ()))
+    busy = create(cluster, manager, CreateStream("/a", ()))
     assert isinstance(busy, Failure)
     assert "no majority" in busy.text
 
@@ -136,7 +136,7 @@ def test_manager_that_was_overtaken_steps_back_and_answers_what_waits() -> None:
     cluster = formed()
     (old,) = managers(cluster)
     cluster.cut_off = {old}
-    cluster.deliver(Mail("client", old, 1, 7, CreateStream("/a", 0, ()), None))
+    cluster.deliver(Mail("client", old, 1, 7, CreateStream("/a", ()), None))
     cluster.run_until(lambda: len(managers(cluster)) == 2)
     cluster.cut_off = set()
     cluster.run_until(lambda: bool(cluster.answers_to(7)))
@@ -152,11 +152,13 @@ def test_manager_that_was_overtaken_does_not_take_anothers_change_for_its_own(na
     cluster = formed()
     (old,) = managers(cluster)
     cluster.cut_off = {old}
-    cluster.deliver(Mail("client", old, 1, 7, CreateStream("/a", 3, ()), None))
+    cluster.deliver(
+        Mail("client", old, 1, 7, CreateStream("/a", (), StreamSettings(replicas=3)), None)
+    )
     cluster.run_until(lambda: len(managers(cluster)) == 2)
     (new,) = {*managers(cluster)} - {old}
     cluster.run(100)
-    created = create(cluster, new, CreateStream(name, 2, ()), 8)
+    created = create(cluster, new, CreateStream(name, (), StreamSettings(replicas=2)), 8)
     cluster.lose = lambda mail: mail.target == old and isinstance(mail.message, PutReply)
     cluster.cut_off = set()
     cluster.run_until(lambda: bool(cluster.answers_to(7)))
@@ -235,7 +237,7 @@ def test_only_the_manager_puts_changes() -> None:
 def with_stream(*members: str) -> tuple[Cluster, str]:
     """Four nodes, of which these have the stream `/a`; and the manager's name."""
     cluster = formed(4)
-    create(cluster, "n1", CreateStream("/a", 0, members))
+    create(cluster, "n1", CreateStream("/a", members))
     cluster.run(100)
     (manager,) = managers(cluster)
     return cluster, manager
@@ -303,7 +305,7 @@ def test_settings_are_changed_whichever_node_is_asked(*, is_asked: bool) -> None
     cluster = formed()
     at = (managers(cluster) if is_asked else followers(cluster))[0]
     kept = StreamSettings("zstd", 1_000, 60_000)
-    created = create(cluster, at, CreateStream("/a", 0, (), kept), 7)
+    created = create(cluster, at, CreateStream("/a", (), kept), 7)
     assert created.settings == kept
     changed = create(cluster, at, SetStream("/a", StreamSettings("none", 7)), 8)
     assert changed == created._replace(settings=StreamSettings("none", 7))
@@ -330,7 +332,7 @@ def test_manager_that_stops_answers_what_waits() -> None:
     cluster = formed()
     (name,) = managers(cluster)
     cluster.lose = lambda mail: isinstance(mail.message, Put)
-    cluster.deliver(Mail("client", name, 1, 7, CreateStream("/a", 0, ()), None))
+    cluster.deliver(Mail("client", name, 1, 7, CreateStream("/a", ()), None))
     assert cluster.answers_to(7) == []
     cluster.nodes[name].stop()
     cluster.collect(name)

@@ -234,7 +234,7 @@ def asked(cluster: Cluster, message: Message, name: str = "n2") -> tuple[int, st
     ("message", "text"),
     [
         (Describe("/s"), "the cluster's topology cannot be read at the moment"),
-        (CreateStream("/s", 0, ()), "the cluster has no topology manager at the moment"),
+        (CreateStream("/s", ()), "the cluster has no topology manager at the moment"),
         (Read(2, 1, 1, 0, 0, 0), "n2 does not know stream 2 yet"),
     ],
 )
@@ -268,7 +268,7 @@ def test_requests_to_the_manager_are_bounded(monkeypatch: pytest.MonkeyPatch) ->
     follower = next(name for name, each in managers.items() if each and not each.is_acting)
     served.lose = lambda mail: isinstance(mail.message, CreateStream) and mail.source == follower
     for request_id in (7, 8):
-        served.ask(follower, CreateStream("/t", 0, ()), request_id)
+        served.ask(follower, CreateStream("/t", ()), request_id)
     served.run(10)
     assert refusal(served.answer(8)) == (
         Code.BUSY,

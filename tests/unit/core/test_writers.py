@@ -11,6 +11,7 @@ from walle.errors import Code
 from walle.ids import ORIGIN, WriterId
 from walle.limits import ADDRESS_BYTES_MAX, LEASE_MS_MAX, LEASE_MS_MIN
 from walle.messages import (
+    UNCHANGED,
     Claim,
     ClaimReply,
     Failure,
@@ -20,6 +21,8 @@ from walle.messages import (
     ReadReply,
     Release,
     ReleaseReply,
+    SetStream,
+    StreamInfo,
     WriterStatus,
 )
 from walle.testing.cluster import client_hello
@@ -48,8 +51,8 @@ def put(served: Served, writer: WriterId, number: int, *, name: str = "n1") -> P
 @pytest.mark.parametrize(
     ("lease_ms", "address", "rule"),
     [
-        (LEASE_MS_MIN - 1, "", f"a lease of 99 ms; {LEASE_MS_MIN} to {LEASE_MS_MAX} are allowed"),
-        (LEASE_MS_MAX + 1, "", f"{LEASE_MS_MIN} to {LEASE_MS_MAX} are allowed"),
+        (LEASE_MS_MIN - 1, "", f"a lease of 99 ms; /s allows {LEASE_MS_MIN} to {LEASE_MS_MAX}"),
+        (LEASE_MS_MAX + 1, "", f"/s allows {LEASE_MS_MIN} to {LEASE_MS_MAX}"),
         (LEASE_MS, "x" * (ADDRESS_BYTES_MAX + 1), f"at most {ADDRESS_BYTES_MAX} bytes"),
     ],
 )
@@ -59,6 +62,18 @@ def test_impossible_claim_is_refused_with_the_rule(lease_ms: int, address: str, 
     assert isinstance(answer, Failure)
     assert answer.code == Code.BAD_REQUEST
     assert rule in answer.text
+
+
+def test_claim_outside_the_streams_own_bounds_is_refused() -> None:
+    served = Served()
+    unchanged = UNCHANGED._replace(lease_min_ms=500, lease_max_ms=LEASE_MS)
+    assert isinstance(served.call("n1", SetStream("/s", unchanged)), StreamInfo)
+    served.run(1_000)
+    for lease_ms in (499, LEASE_MS + 1):
+        answer = served.call("n1", Claim(served.stream_id, "", lease_ms, 1_000, 0))
+        assert isinstance(answer, Failure)
+        assert answer.text == f"a lease of {lease_ms} ms; /s allows 500 to {LEASE_MS}"
+    claim(served)
 
 
 def test_any_node_may_coordinate_a_claim() -> None:

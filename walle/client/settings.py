@@ -1,0 +1,25 @@
+"""What may be chosen for a stream, as the clients take it: by name, and nothing that is not."""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+
+class Settings(TypedDict, total=False):
+    """The keywords of `Client.create_stream` and `Client.set_stream`.
+
+    compression: of writers that choose none themselves, from their next claim on: "none" or "zstd".
+    retention_max_bytes: how many bytes of records it keeps; 0: no bound.
+    retention_max_age_ms: for how long it keeps entries, by their own times; 0: no bound. The
+        cluster trims a stream that exceeds a bound of retention by a tenth of it.
+    replicas: on how many nodes it is put when it is created, and by a rebalance; 0: as many as
+        are named as its members, or else three, or all if there are fewer.
+    lease_min_ms, lease_max_ms: which leases claims may ask for from now on; 0: no bound.
+    """
+
+    compression: str
+    retention_max_bytes: int
+    retention_max_age_ms: int
+    replicas: int
+    lease_min_ms: int
+    lease_max_ms: int
