@@ -75,6 +75,21 @@ def test_node_that_goes_is_replaced_by_one_and_all_else_stays(
 
 
 @given(NAMES, NODES, REPLICAS, st.data())
+def test_nodes_beside_others_are_of_other_zones_if_there_are_such(
+    name: str, nodes: list[NodeRecord], replicas: int, data: st.DataObject
+) -> None:
+    beside = data.draw(st.lists(st.sampled_from(nodes), unique=True), label="beside")
+    others = [each for each in nodes if each not in beside]
+    placed = place(name, others, replicas, beside=beside)
+    there = Counter(zone_of(each) for each in others)
+    used = Counter(zone_of(each) for each in others if each.node_id in placed)
+    total = used + Counter(zone_of(each) for each in beside)
+    for zone in used:
+        for other in there:
+            assert used[other] == there[other] or total[zone] <= total[other] + 1, (zone, other)
+
+
+@given(NAMES, NODES, REPLICAS, st.data())
 def test_node_of_more_capacity_takes_one_place_at_most(
     name: str, nodes: list[NodeRecord], replicas: int, data: st.DataObject
 ) -> None:

@@ -429,7 +429,8 @@ class ClusterState:
                 "it; let one join, or name fewer members"
             )
             return Refusal(Code.BAD_REQUEST, text)
-        return (*stay, *place(record.name, others, 1))
+        beside = [self.nodes[member] for member in stay if member in self.nodes]
+        return (*stay, *place(record.name, others, 1, beside=beside))
 
     def _no_node(self, node: str) -> Refusal:
         known = ", ".join(sorted(self.nodes))

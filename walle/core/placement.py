@@ -28,9 +28,11 @@ REPLICAS_DEFAULT = 3
 _DRAW_BITS = 52
 
 
-def place(name: str, nodes: Iterable[NodeRecord], replicas: int) -> tuple[str, ...]:
+def place(
+    name: str, nodes: Iterable[NodeRecord], replicas: int, *, beside: Iterable[NodeRecord] = ()
+) -> tuple[str, ...]:
     """The ids, sorted, of the `replicas` nodes that are to hold the stream; of all, if there are
-    fewer.
+    fewer. Others may hold it already, `beside` them.
 
     They are of as many zones as possible, and evenly so: no zone gets one more before every other
     that has another node has got as many. A node without a zone is one of its own. When a node
@@ -38,13 +40,16 @@ def place(name: str, nodes: Iterable[NodeRecord], replicas: int) -> tuple[str, .
     more the others stay.
     """
     ranked = sorted(nodes, key=lambda node: (_draw(name, node), node.node_id))
-    used: Counter[tuple[str, str]] = Counter()
+    used = Counter(map(_zone, beside))
     turns: list[tuple[int, int]] = []
     for rank, node in enumerate(ranked):
-        zone = ("", node.zone) if node.zone else (node.node_id, "")
-        turns.append((used[zone], rank))
-        used[zone] += 1
+        turns.append((used[_zone(node)], rank))
+        used[_zone(node)] += 1
     return tuple(sorted(ranked[rank].node_id for _, rank in sorted(turns)[:replicas]))
+
+
+def _zone(node: NodeRecord) -> tuple[str, str]:
+    return ("", node.zone) if node.zone else (node.node_id, "")
 
 
 def _draw(name: str, node: NodeRecord) -> float:
