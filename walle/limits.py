@@ -120,8 +120,11 @@ SEGMENT_BYTES_MAX = 64 * MIB
 SPARE_COUNT_MAX = 16
 SPARE_BYTES_MAX = 256 * MIB
 """Of the files of trimmed segments that wait to be used again."""
-CONFIRM_MS = 20
+CONFIRM_MS = 100
 """How long a segment must be idle, at least, before its end is confirmed."""
+CONFIRM_COUNT_MAX = 8
+"""Of segments whose ends are confirmed at once. Where many streams are written to now and then,
+more would cost the disk as much as the entries do."""
 DISK_RESERVE_BYTES_MIN = 128 * MIB
 DISK_RESERVE_BYTES_DEFAULT = 256 * MIB
 """With less than this free, a node takes no more entries."""

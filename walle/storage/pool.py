@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from walle.errors import CorruptionError
+from walle.limits import CONFIRM_COUNT_MAX
 from walle.storage.notes import RECORDS_START
 from walle.storage.segment import check_header
 
@@ -115,10 +116,12 @@ class Pool:
             self._fresh[segment] = None
 
     def confirm(self) -> None:
-        """Lets the next sync confirm the last one of each segment that was not written since the
-        call before; of as many as may wait for a sync."""
-        while self._idle and not self._is_full:
-            segment, _ = self._idle.popitem()
+        """Lets the next sync confirm the last one of segments that were not written since the call
+        before: of those that have waited longest, a few at a time."""
+        for segment in list(self._idle)[:CONFIRM_COUNT_MAX]:
+            if self._is_full:
+                break
+            del self._idle[segment]
             self._unsynced[segment] = None
         if not self._idle:
             self._idle, self._fresh = self._fresh, {}
