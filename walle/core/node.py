@@ -356,6 +356,7 @@ class Node:
             self.context, state, on_change=self._on_member_changed, on_stale=self._catch_up
         )
         self.members[state.stream_id] = member
+        self._news.watch(state.stream_id)
         return member
 
     def _create_member(self, record: StreamRecord) -> None:
@@ -468,6 +469,7 @@ class Node:
         elif put.relay:
             self._writers.relay(sender, request_id, put, batch, member)
         else:
+            self._news.stir(put.stream_id)
             member.put(sender, request_id, put, batch)
 
     def _refuse_put(self, sender: Address, request_id: int, put: Put) -> None:
