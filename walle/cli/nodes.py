@@ -24,6 +24,7 @@ from walle.cli.status import ask_nodes, describe_up
 from walle.config import PORT_DEFAULT, parse_node_config
 from walle.dev import DevCluster
 from walle.errors import ConfigError
+from walle.ids import STREAM_CLUSTER
 from walle.limits import MEMBERS_COUNT_MAX
 from walle.native import set_parent_death_signal
 from walle.supervisor import configure_logging, run_node
@@ -104,7 +105,8 @@ def list_nodes(connect: str, *, as_json: bool) -> None:
 
 async def _collect_nodes(client: Client) -> list[dict[str, Any]]:
     nodes = await client.nodes()
-    told = await ask_nodes(client, {each.node_id: each.address for each in nodes})
+    addresses = {each.node_id: each.address for each in nodes}
+    told = await ask_nodes(client, addresses, only=STREAM_CLUSTER)  # whether they answer
     topologies = [
         {member.node_id for member in (*info.members, *info.old_members)}
         for info in await client.list_streams()

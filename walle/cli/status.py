@@ -185,13 +185,18 @@ def describe_backfill(backfill: dict[str, Any] | None) -> str:
     return f"{100 * done // (end - start)} % ({done}), {rate}"
 
 
-async def ask_nodes(client: Client, addresses: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+async def ask_nodes(
+    client: Client, addresses: Mapping[str, str], *, only: int | None = None
+) -> dict[str, dict[str, Any]]:
     """What the nodes at these addresses tell, by their ids; without those that do not answer.
-    docs/wire.md describes what one node tells."""
+    docs/wire.md describes what one node tells.
+
+    only: of their streams, the one with that id; None: all.
+    """
 
     async def ask(node_id: str, address: str) -> dict[str, Any] | None:
         try:
-            told = await client.node_status(address)
+            told = await client.node_status(address, only=only)
         except WalleError:
             return None
         return told if told["id"] == node_id else None  # another one may have its address now
@@ -205,14 +210,19 @@ async def collect_status(
 ) -> dict[str, Any]:
     """What these nodes tell of these streams, put together."""
     addresses = {node.node_id: node.address for node in nodes}
-    told = await ask_nodes(client, addresses)
+    only = streams[0].stream_id if len(streams) == 1 else None
+    told = await ask_nodes(client, addresses, only=only)
+    views: dict[int, dict[str, dict[str, Any]]] = {}
+    for node_id, answer in told.items():
+        for each in answer["streams"]:
+            views.setdefault(each["id"], {})[node_id] = each
     return {
         "cluster": client.cluster_id.hex(),
         "nodes": [
             _describe_node(node_id, address, told.get(node_id))
             for node_id, address in sorted(addresses.items())
         ],
-        "streams": [_describe_stream(info, told) for info in streams],
+        "streams": [_describe_stream(info, views.get(info.stream_id, {})) for info in streams],
     }
 
 
@@ -231,13 +241,8 @@ def _describe_node(node_id: str, address: str, told: dict[str, Any] | None) -> d
     }
 
 
-def _describe_stream(info: StreamInfo, told: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    views = {
-        node_id: each
-        for node_id, answer in told.items()
-        for each in answer["streams"]
-        if each["id"] == info.stream_id
-    }
+def _describe_stream(info: StreamInfo, views: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """views: what each node tells of it, by node id."""
     newest = max(
         (view["writer"] for view in views.values()),
         key=lambda writer: (writer["ts"], writer["nonce"]),

@@ -375,8 +375,11 @@ class Client:
                 raise
         return self._streams[name]
 
-    async def node_status(self, address: str) -> dict[str, Any]:
+    async def node_status(self, address: str, *, only: int | None = None) -> dict[str, Any]:
         """What the node at `address` tells of itself; docs/wire.md describes it.
+
+        Args:
+            only: of its streams, the one with that id, if it has it; None: all.
 
         Raises:
             Unavailable: it does not answer.
@@ -385,12 +388,14 @@ class Client:
         streams: list[dict[str, Any]] = []
         more = 1
         while more:
-            after = streams[-1]["id"] if streams else 0
+            after = streams[-1]["id"] if streams else (only or 1) - 1
             (more, body), _ = await self.ask(
                 Status(after), StatusReply, addresses=[address], timeout_s=2.0, request_s=2.0
             )
             status = json.loads(body)
             streams += status["streams"]
+            if only is not None:
+                more, streams = 0, [each for each in streams if each["id"] == only]
         return status | {"streams": streams}
 
     # --- writing ----------------------------------------------------------------------------------
