@@ -16,6 +16,7 @@ from walle.cli.backup import backup, restore
 from walle.cli.bench import bench
 from walle.cli.entries import put, read
 from walle.cli.nodes import dev, node
+from walle.cli.rebalance import rebalance
 from walle.cli.segments import segments
 from walle.cli.status import status
 from walle.cli.streams import stream
@@ -59,7 +60,10 @@ def walle() -> None:
     """
 
 
-for command in (dev, node, stream, put, read, backup, restore, status, bench, segments):
+for command in (
+    *(dev, node, stream, put, read, backup, restore),
+    *(status, rebalance, bench, segments),
+):
     walle.add_command(command)
 
 

@@ -13,7 +13,7 @@ from walle.errors import Refused, Unavailable
 from walle.ids import CLUSTER_STREAM_NAME
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from walle.client.client import Client
     from walle.messages import StreamInfo
@@ -41,29 +41,26 @@ def replaced(info: StreamInfo, places: Mapping[str, str]) -> list[str]:
     return members
 
 
-async def move_off(
-    client: Client,
-    node: str,
-    by: str | None,
+async def move_each(
+    streams: Sequence[StreamInfo],
+    move: Callable[[StreamInfo], Awaitable[StreamInfo]],
     on_moved: Callable[[StreamInfo, int, int], None],
 ) -> dict[str, str]:
-    """Moves all streams off a node, `/cluster` first; returns why some could not be moved, by name.
+    """Moves streams, `/cluster` first; returns why some could not be moved, by name.
 
     Args:
-        by: who takes its place; None, and where that one is a member already: whom the cluster
-            chooses, stream by stream.
+        move: moves one, and returns it as it is then.
         on_moved: called with each stream that has been moved, how many have been, and of how many.
     """
-    streams = [info for info in await client.list_streams() if node in _everyone(info)]
     failures: dict[str, str] = {}
     moved = 0
     at_once = asyncio.Semaphore(STREAMS_AT_ONCE)
 
-    async def move(info: StreamInfo) -> None:
+    async def move_one(info: StreamInfo) -> None:
         nonlocal moved
         async with at_once:
             try:
-                now = await _move(client, info, node, by)
+                now = await move(info)
             except (Refused, Unavailable) as error:
                 failures[info.name] = str(error)
                 return
@@ -72,12 +69,36 @@ async def move_off(
 
     for info in streams:
         if info.name == CLUSTER_STREAM_NAME:
-            await move(info)
+            await move_one(info)
     async with asyncio.TaskGroup() as group:
         for info in streams:
             if info.name != CLUSTER_STREAM_NAME:
-                group.create_task(move(info))
+                group.create_task(move_one(info))
     return failures
+
+
+async def wait_for_change(client: Client, name: str) -> StreamInfo:
+    """The stream once no change of its members is under way."""
+    async for change in client.follow_change(name):
+        info = change.stream
+    return info
+
+
+async def move_off(
+    client: Client,
+    node: str,
+    by: str | None,
+    on_moved: Callable[[StreamInfo, int, int], None],
+) -> dict[str, str]:
+    """Moves all streams off a node; returns why some could not be moved, by name.
+
+    Args:
+        by: who takes its place; None, and where that one is a member already: whom the cluster
+            chooses, stream by stream.
+        on_moved: as of `move_each`.
+    """
+    streams = [info for info in await client.list_streams() if node in _everyone(info)]
+    return await move_each(streams, lambda info: _move(client, info, node, by), on_moved)
 
 
 async def _move(client: Client, info: StreamInfo, node: str, by: str | None) -> StreamInfo:
@@ -87,9 +108,7 @@ async def _move(client: Client, info: StreamInfo, node: str, by: str | None) -> 
         await client.replace_member(info.name, node)
     elif node in members:
         await client.set_members(info.name, replaced(info, {node: by or ""}))
-    async for change in client.follow_change(info.name):
-        info = change.stream
-    return info
+    return await wait_for_change(client, info.name)
 
 
 def _everyone(info: StreamInfo) -> set[str]:
