@@ -152,7 +152,7 @@ def records_follow(fd: int, place: FilePlace, *, end: int, last_id: int) -> File
     return FilePlace(moved.offset, moved.entry_id, moved.chain)
 
 
-def sync_files(fds: Sequence[int], threads_max: int = 8) -> list[int]:
+def sync_files(fds: Sequence[int], threads_max: int = 32) -> list[int]:
     """Makes the data of all these files durable, several at once.
 
     Returns the errno of each, 0 for a file whose data is on the disk. Whoever gets another value
