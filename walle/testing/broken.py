@@ -416,7 +416,7 @@ RULES: dict[str, Rule] = {
             (Stream, "_leave", _leave_stored_with_accepted),
         ],
         "exclusivity|foresight|agreement|durability",
-        seed=12,
+        seed=51,
         faults=CHANGING | {"change": 0.2},
         nodes=4,
     ),
@@ -424,7 +424,7 @@ RULES: dict[str, Rule] = {
         "a member that is stamped already obeys a late Sync",
         [(Syncing, "_admit", _admit_sync_after_stamp)],
         "exclusivity|foresight|agreement",
-        seed=220,
+        seed=54,
         faults=BRIEF | {"replay": 0.5, "replayed": ("Sync",), "lost": 0.2, "cut_off": 0.05},
     ),
     "stamp-without-promise": Rule(
