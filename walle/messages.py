@@ -354,6 +354,19 @@ class SetMembers(NamedTuple):
     force: U8
 
 
+class RecoverStream(NamedTuple):
+    """Makes what is left of a stream's members its only ones, without asking anybody: for when the
+    others are lost for good. Answered by StreamInfo. Idempotent.
+
+    version: the stream's; nobody else may have changed it meanwhile.
+    members: one or two of its members. With two a claim needs both, and so finds what either has.
+    """
+
+    name: str
+    version: U64
+    members: tuple[str, ...]
+
+
 class DescribeChange(NamedTuple):
     """How far is the change of the stream's members?"""
 
@@ -742,6 +755,7 @@ TYPES: dict[int, type[Any]] = {
     91: DescribeChange,
     92: ChangeInfo,
     93: DeleteStream,
+    99: RecoverStream,
 }
 
 CODES: dict[type[Any], int] = {cls: code for code, cls in TYPES.items()}
@@ -760,6 +774,7 @@ ANSWERS: dict[type[Any], type[Any]] = {
     TrimStream: StreamInfo,
     SetMembers: StreamInfo,
     DescribeChange: ChangeInfo,
+    RecoverStream: StreamInfo,
     DeleteStream: StreamInfo,
     ListNodes: ClusterInfo,
     RegisterNode: ClusterInfo,

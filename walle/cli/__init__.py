@@ -17,6 +17,7 @@ from walle.cli.bench import bench
 from walle.cli.entries import put, read
 from walle.cli.nodes import dev, node
 from walle.cli.rebalance import rebalance
+from walle.cli.recovery import recover_unsafe
 from walle.cli.segments import segments
 from walle.cli.status import status
 from walle.cli.streams import stream
@@ -60,6 +61,7 @@ def walle() -> None:
     """
 
 
+stream.add_command(recover_unsafe)
 for command in (
     *(dev, node, stream, put, read, backup, restore),
     *(status, rebalance, bench, segments),

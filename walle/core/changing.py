@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from walle.core.cluster import ClusterState, StreamRecord
     from walle.core.context import Context
-    from walle.messages import DeleteStream, DescribeChange, SetMembers, StreamInfo
+    from walle.messages import DeleteStream, DescribeChange, RecoverStream, SetMembers, StreamInfo
 
 
 class Changing:
@@ -68,6 +68,22 @@ class Changing:
             on_begun(self._cluster.info(plan))
         else:
             self._put(plan.name, encode_members(plan.stream_id, plan.topology), on_begun)
+
+    def recover(
+        self, request: RecoverStream, answer: Callable[[StreamInfo | Failure], None]
+    ) -> None:
+        """Leaves the stream to what is left of its members, whatever is under way with it."""
+        plan = self._cluster.plan_recovery(request)
+        if isinstance(plan, Refusal):
+            answer(Failure(*plan))
+        elif plan == self._cluster.streams[plan.stream_id]:
+            answer(self._cluster.info(plan))
+        else:
+            left = ", ".join(plan.topology.members)
+            self._context.outbox.alarm(
+                f"{plan.name}: recovered by force with {left} alone; what only others had is lost"
+            )
+            self._put(plan.name, encode_members(plan.stream_id, plan.topology), answer)
 
     def describe(
         self, request: DescribeChange, answer: Callable[[ChangeInfo | Failure], None]

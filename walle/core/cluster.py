@@ -45,6 +45,7 @@ from walle.messages import (
     DeleteStream,
     NodeAddress,
     NodeRecord,
+    RecoverStream,
     SetMembers,
     SetStream,
     StreamInfo,
@@ -55,6 +56,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 NO_SETTINGS = StreamSettings()
+RECOVERED_MAX = 2
+"""All of so few are needed for a majority."""
 SHOWN_MAX = 80
 
 
@@ -281,7 +284,7 @@ class ClusterState:
                     members=tuple(change["members"]),
                     old_members=tuple(change["old"]),
                 )
-                if topology.version != record.topology.version + 1:
+                if topology.version <= record.topology.version:
                     raise InvariantError(f"{record.name}: {topology} follows {record.topology}")
                 return self._add(record._replace(topology=topology))
             case _:
@@ -435,6 +438,25 @@ class ClusterState:
     def _no_node(self, node: str) -> Refusal:
         known = ", ".join(sorted(self.nodes))
         return Refusal(Code.BAD_REQUEST, f"no node {shown(node)}; the nodes are {known}")
+
+    def plan_recovery(self, request: RecoverStream) -> StreamRecord | Refusal:
+        """The stream with what is left of its members; as it is, if that was done already."""
+        record = self.plan_change(request.name)
+        if isinstance(record, Refusal):
+            return record
+        topology, members = record.topology, tuple(sorted(set(request.members)))
+        if not set(members) <= set(topology.everyone) or not 1 <= len(members) <= RECOVERED_MAX:
+            text = f"{request.name} is recovered with one or two of {', '.join(topology.everyone)}"
+            return Refusal(Code.BAD_REQUEST, text)
+        if (topology.members, topology.old_members) == (members, ()):
+            return record
+        if topology.version != request.version:
+            text = f"{request.name} has version {topology.version}, not {request.version} any more"
+            return Refusal(Code.BAD_REQUEST, f"{text}; look again at what would be lost")
+        version = topology.version + 1
+        return record._replace(
+            topology=topology._replace(version=version, members=members, old_members=())
+        )
 
     def _refuse_members(self, members: tuple[str, ...]) -> Refusal | None:
         unknown = [node for node in members if node not in self.nodes]

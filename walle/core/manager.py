@@ -14,6 +14,7 @@ from walle.core.cluster import (
     Refusal,
     encode_create_stream,
     encode_form,
+    encode_members,
     encode_settings,
 )
 from walle.core.nodes import Nodes, Planned
@@ -22,6 +23,7 @@ from walle.core.timers import NEVER
 from walle.core.trimming import Trimming
 from walle.core.writer import NodeWriter
 from walle.errors import Code
+from walle.ids import STREAM_CLUSTER
 from walle.limits import NS_PER_MS, QUESTIONS_COUNT_MAX
 from walle.messages import (
     Adopt,
@@ -31,6 +33,7 @@ from walle.messages import (
     DeleteStream,
     DescribeChange,
     Failure,
+    RecoverStream,
     RegisterNode,
     Release,
     RemoveNode,
@@ -55,6 +58,7 @@ Request: TypeAlias = (
     | TrimStream
     | SetMembers
     | DescribeChange
+    | RecoverStream
     | DeleteStream
     | RegisterNode
     | RemoveNode
@@ -80,6 +84,7 @@ class Manager:
         self._writer: NodeWriter | None = None
         self._encoder: Encoder | None = None
         self._claimed_id = 0
+        self._told = 0
         self._waiting: dict[str, tuple[int, Callable[[Failure | None], None]]] = {}
         self._alone = ""
         self.changing = Changing(context, cluster, self._put_change, self._put)
@@ -204,6 +209,7 @@ class Manager:
     def _begin(self, claimed: Claimed) -> None:
         self._claim = None
         self._claimed_id = claimed.tail.entry_id
+        self._told = 0
         self._context.outbox.note("this node is the topology manager")
         self._encoder = Encoder(claimed.writer, claimed.tail)
         pipeline = Pipeline(
@@ -251,6 +257,8 @@ class Manager:
                 self._trimming.trim(request, answer)
             case SetMembers():
                 self.changing.set_members(request, answer)
+            case RecoverStream():
+                self.changing.recover(request, answer)
             case DescribeChange():
                 self.changing.describe(request, answer)
             case _:
@@ -321,9 +329,18 @@ class Manager:
             then(OVERTAKEN)
         self._trimming.stop()
 
+    def _tell_recovery(self) -> None:
+        """Where the members of `/cluster` were set by hand, without a majority, its entries do not
+        know of that yet."""
+        topology = self._member.topology
+        if topology.version > max(self._told, self._cluster.topology_of(STREAM_CLUSTER).version):
+            self._told = topology.version
+            self._put(encode_members(STREAM_CLUSTER, topology))
+
     def on_applied(self) -> None:
         """Entries of `/cluster` have been applied: answers whoever waited for them."""
         if self.is_acting:
+            self._tell_recovery()
             self.changing.go_on()
         done = [
             key

@@ -43,6 +43,7 @@ def describe_member(member: Member, now_ns: int) -> dict[str, Any]:
         "first_entry_id": history.origin.entry_id + 1,
         "committed_id": history.committed.entry_id,
         "tail_id": history.tail.entry_id,
+        "accepted": {"ts": member.accepted.ts, "nonce": member.accepted.nonce},
         "doubtful_id": member.doubtful_id if member.is_damaged else 0,
         "gaps": [list(each) for each in history.gaps()[:GAPS_LISTED_MAX]],
         "backfill": None

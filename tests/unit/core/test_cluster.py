@@ -274,7 +274,7 @@ def test_members_entries_apply_one_after_the_other() -> None:
 def test_version_that_does_not_follow_ends_the_node() -> None:
     cluster = with_stream("n1", "n2", "n3")
     with pytest.raises(InvariantError, match="follows"):
-        cluster.apply(3, encode_members(2, StreamTopology(3, ("n1",), ("n2",))))
+        cluster.apply(3, encode_members(2, StreamTopology(1, ("n1",), ("n2",))))
 
 
 def test_change_to_the_present_members_is_none() -> None:
