@@ -211,6 +211,26 @@ def test_request_is_refused_for_a_while_when_no_member_knows_of_a_manager() -> N
     assert busy == Failure(Code.BUSY, "the cluster has no topology manager at the moment")
 
 
+def test_all_follow_on_when_the_members_of_the_cluster_stream_change() -> None:
+    served = joined()
+    insist(served, "n1", SetMembers("/cluster", ("n1", "n2", "n4"), "", 0))
+    ended = StreamTopology(3, ("n1", "n2", "n4"))
+    served.run_until(
+        lambda: all(
+            node.cluster.streams[STREAM_CLUSTER].topology == ended for node in served.nodes.values()
+        )
+    )
+    for name in ("n3", "n4"):
+        served.restart(name)
+    served.run_until(lambda: knows(served, "n4"))
+    served.crash("n1")
+    assert insist(served, "n3", CreateStream("/t", 0, ("n2", "n3"))).name == "/t"
+    served.run_until(
+        lambda: all(node.cluster.find("/t") is not None for node in served.nodes.values())
+    )
+    assert manager(served) in ("n2", "n4")
+
+
 # --- names and identities -------------------------------------------------------------------------
 
 
