@@ -224,7 +224,7 @@ def test_all_follow_on_when_the_members_of_the_cluster_stream_change() -> None:
         served.restart(name)
     served.run_until(lambda: knows(served, "n4"))
     served.crash("n1")
-    assert insist(served, "n3", CreateStream("/t", 0, ("n2", "n3"))).name == "/t"
+    assert insist(served, "n3", CreateStream("/t", ("n2", "n3"))).name == "/t"
     served.run_until(
         lambda: all(node.cluster.find("/t") is not None for node in served.nodes.values())
     )
