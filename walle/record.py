@@ -29,6 +29,7 @@ import struct
 from array import array
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from operator import or_
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import xxhash
@@ -36,10 +37,10 @@ import xxhash
 from walle.errors import CorruptionError, LocalProtocolError
 from walle.ids import NO_WRITER, Position, WriterId
 from walle.limits import ENTRY_DATA_BYTES_MAX
-from walle.native import crc32c, records_scan
+from walle.native import crc32c, records_encode, records_fit, records_scan
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from walle.native import Buffer
 
@@ -71,7 +72,7 @@ CHAIN_START = 12
 LENGTH_MASK = 0x00FF_FFFF
 FLAGS_SHIFT = 24
 
-_TAIL = struct.Struct("<IQQQQ")  # the header from CHAIN_START on
+_NO_BOUND = 1 << 62
 
 
 class Stop(IntEnum):
@@ -105,7 +106,7 @@ class Payload(Protocol):
 class Bytes(NamedTuple):
     """A payload that owns its bytes."""
 
-    data: bytes
+    data: bytes | bytearray
 
     @property
     def size(self) -> int:
@@ -190,6 +191,13 @@ def size_of(data_bytes: int) -> int:
 RECORD_BYTES_MAX = size_of(ENTRY_DATA_BYTES_MAX)
 
 
+def _check_length(entry_id: int, length: int) -> None:
+    if length > ENTRY_DATA_BYTES_MAX:
+        raise LocalProtocolError(
+            f"entry {entry_id} has {length} bytes of data; at most {ENTRY_DATA_BYTES_MAX} fit"
+        )
+
+
 def encode(
     entry_id: int, writer: WriterId, time_us: int, data: bytes, prev_chain: int, flags: int = 0
 ) -> tuple[bytes, int]:
@@ -202,57 +210,82 @@ def encode(
         LocalProtocolError: the data is larger than an entry may be.
     """
     length = len(data)
-    if length > ENTRY_DATA_BYTES_MAX:
-        raise LocalProtocolError(
-            f"entry {entry_id} has {length} bytes of data; at most {ENTRY_DATA_BYTES_MAX} fit"
-        )
-    sizes = length | flags << FLAGS_SHIFT
-    hashed = _TAIL.pack(sizes, entry_id, writer.ts, writer.nonce, time_us) + data
-    chain = xxhash.xxh64_intdigest(hashed, prev_chain)
-    covered = prev_chain.to_bytes(8, "little") + hashed
-    record = crc32c(covered).to_bytes(4, "little") + covered
-    return record + bytes(-len(record) % ALIGNMENT), chain
+    _check_length(entry_id, length)
+    lengths, times = array("I", [length | flags << FLAGS_SHIFT]), array("Q", [time_us])
+    after = Position(entry_id - 1, prev_chain)
+    record, chains = records_encode(data, lengths, times, after, writer, size_of(length))
+    return bytes(record), chains[0]
 
 
 class Encoder:
-    """Encodes consecutive entries of one writer into one batch."""
+    """Collects consecutive entries of one writer, and encodes them: many at once, by one call.
+
+    tail: the last entry that was taken.
+    size: bytes of the records of those that were added and not taken.
+    """
 
     def __init__(self, writer: WriterId, tail: Position) -> None:
         self.writer = writer
         self.tail = tail
-        self._start = tail
-        self._records: list[bytes] = []
-        self._chains = array("Q")
-        self._size = 0
+        self.size = 0
+        self._datas: list[Buffer] = []
+        self._lengths = array("I")  # with the flags, as records have them
+        self._times = array("Q")
 
     @property
-    def size(self) -> int:
-        """Bytes of the records encoded since the last `take`."""
-        return self._size
+    def last_id(self) -> int:
+        """Of the last entry that was added."""
+        return self.tail.entry_id + len(self._datas)
 
-    def add(self, data: bytes, time_us: int, flags: int = 0) -> Position:
-        """Encodes the next entry; returns its position."""
-        entry_id, prev_chain = self.tail
-        record, chain = encode(entry_id + 1, self.writer, time_us, data, prev_chain, flags)
-        self._records.append(record)
-        self._chains.append(chain)
-        self._size += len(record)
-        self.tail = Position(entry_id + 1, chain)
-        return self.tail
+    def add(self, data: Buffer, time_us: int, flags: int = 0) -> None:
+        """Adds the next entry.
 
-    def take(self) -> Batch:
-        """What was added since the last call, at least one entry."""
-        batch = Batch(
-            first_id=self._start.entry_id + 1,
-            prev_chain=self._start.chain,
-            chains=self._chains,
-            writer=self.writer,
-            payload=Bytes(b"".join(self._records)),
+        Args:
+            data: bytes, what is stored, in the form that `flags` tells. Not copied before `take`.
+
+        Raises:
+            LocalProtocolError: the data is larger than an entry may be.
+        """
+        length = len(data)
+        if length > ENTRY_DATA_BYTES_MAX:
+            _check_length(self.last_id + 1, length)
+        self._datas.append(data)
+        self._lengths.append(length | flags << FLAGS_SHIFT)
+        self._times.append(time_us)
+        self.size += (HEADER_BYTES + length + ALIGNMENT - 1) & -ALIGNMENT
+
+    def add_all(
+        self, datas: Sequence[Buffer], time_us: int, flags: Sequence[int] | None = None
+    ) -> None:
+        """As `add`, of the next entries. flags: of each; None: all 0.
+
+        Raises:
+            LocalProtocolError: one of them is larger than an entry may be. None is added then.
+        """
+        lengths = array("I", map(len, datas))
+        largest = max(lengths, default=0)
+        if largest > ENTRY_DATA_BYTES_MAX:
+            _check_length(self.last_id + 1 + lengths.index(largest), largest)
+        if flags is not None:
+            lengths = array("I", map(or_, lengths, (each << FLAGS_SHIFT for each in flags)))
+        self._datas += datas
+        self._lengths += lengths
+        self._times += array("Q", (time_us,)) * len(lengths)
+        self.size += records_fit(lengths, _NO_BOUND)[1]
+
+    def take(self, bytes_max: int = _NO_BOUND) -> Batch:
+        """Encodes what was added since it was called last: as many entries as fit so many bytes of
+        records, at least one. At least one was added."""
+        count, size = records_fit(self._lengths, bytes_max)
+        datas, lengths, before = self._datas[:count], self._lengths[:count], self.tail
+        data = datas[0] if count == 1 else b"".join(datas)
+        records, chains = records_encode(
+            data, lengths, self._times[:count], before, self.writer, size
         )
-        self._start = self.tail
-        self._records = []
-        self._chains = array("Q")
-        self._size = 0
+        del self._datas[:count], self._lengths[:count], self._times[:count]
+        self.size -= size
+        batch = Batch(before.entry_id + 1, before.chain, chains, self.writer, Bytes(records))
+        self.tail = batch.last
         return batch
 
 

@@ -6,7 +6,10 @@ itself would wait for minutes, or, where nothing is on the way, for ever.
 
 from __future__ import annotations
 
+import os
 import socket
+from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from walle.limits import (
     KEEPALIVE_COUNT,
@@ -14,6 +17,10 @@ from walle.limits import (
     KEEPALIVE_INTERVAL_MS,
     UNACKNOWLEDGED_MS_MAX,
 )
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Sequence
 
 _TCP_OPTIONS = (
     ("TCP_NODELAY", 1),
@@ -34,3 +41,17 @@ def set_up(sock: socket.socket) -> None:
         option = getattr(socket, name, None)
         if option is not None:
             sock.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+def send(transport: asyncio.WriteTransport, parts: Sequence[bytes | memoryview]) -> None:
+    """Writes the parts as one; they need not be kept afterwards.
+
+    What the system takes at once is not copied before: parts may be large. Writing one after the
+    other would have the receiver woken for each.
+    """
+    sent = 0
+    if not transport.get_write_buffer_size():
+        with suppress(OSError):  # no room; or an error, which the transport meets as well
+            sent = os.writev(transport.get_extra_info("socket").fileno(), parts)
+    if sent < sum(map(len, parts)):
+        transport.write(memoryview(b"".join(parts))[sent:])

@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from concurrent.futures import Future
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from walle import embedding
@@ -25,8 +27,7 @@ from walle.compression import Decompressor
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import AsyncGenerator, Coroutine, Iterator, Sequence
-    from concurrent.futures import Future
+    from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Sequence
     from contextlib import AbstractAsyncContextManager, AbstractContextManager
     from datetime import datetime
     from typing import Unpack
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from walle.client.settings import Settings
     from walle.ids import Position
     from walle.messages import ChangeInfo, NodeRecord, StreamInfo, WriterStatusReply
+    from walle.native import Buffer
     from walle.record import Entry
     from walle.tls import Tls
 
@@ -64,6 +66,10 @@ class _Loop:
     def submit(self, work: Coroutine[Any, Any, R]) -> Future[R]:
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
+    def call(self, work: Callable[[], None]) -> None:
+        """Has the loop do it, and does not wait."""
+        self._loop.call_soon_threadsafe(work)
+
     def run(self, work: Coroutine[Any, Any, R]) -> R:
         """Waits for the result; an interrupt (Ctrl-C) ends the work as well."""
         future = self.submit(work)
@@ -86,23 +92,35 @@ class Writer:
         self._writer = writer
         self._handing_over = threading.Semaphore(HANDED_OVER_MAX)
 
-    def put(self, data: bytes) -> Future[Position]:
+    def put(self, data: Buffer) -> Future[Position]:
         """Puts an entry; `.result()` waits until it is durable and gives its position.
 
         Waits by itself while too much is in flight.
         """
+        return self._hand_over(lambda: self._writer.put(data))
 
-        async def put() -> Position:
+    def put_many(self, datas: Sequence[Buffer]) -> Future[Position]:
+        """As `walle.Writer.put_many`; waits by itself while too much is in flight."""
+        return self._hand_over(lambda: self._writer.put_many(datas))
+
+    def _hand_over(self, put: Callable[[], asyncio.Future[Position]]) -> Future[Position]:
+        """Has the loop's thread put. What is handed over and not put yet must not be changed."""
+        told: Future[Position] = Future()
+
+        def hand_over() -> None:
             try:
-                durable = self._writer.put(data)
+                if told.set_running_or_notify_cancel():
+                    put().add_done_callback(partial(_tell, told))
+            except BaseException as error:  # noqa: BLE001 - it goes to who waits for the put
+                told.set_exception(error)
             finally:
                 self._handing_over.release()
-            return await durable
 
         if not self._writer.has_room:
             self._loop.run(self._writer.drain())
         self._handing_over.acquire()
-        return self._loop.submit(put())
+        self._loop.call(hand_over)
+        return told
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
@@ -240,6 +258,15 @@ class Client:
         decompressor = Decompressor(name)
         while (entries := self._loop.run(_next(batches))) is not None:
             yield from map(decompressor.unpack, entries)
+
+
+def _tell(told: Future[Position], durable: asyncio.Future[Position]) -> None:
+    """What became of a put."""
+    error = asyncio.CancelledError() if durable.cancelled() else durable.exception()
+    if error is not None:
+        told.set_exception(error)
+    else:
+        told.set_result(durable.result())
 
 
 async def _next(items: AsyncGenerator[R, None]) -> R | None:

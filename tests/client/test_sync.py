@@ -29,6 +29,9 @@ def test_all_of_it(nodes: DevNodes) -> None:
                 assert client.writer_status("/sync").address == "me"
             assert [put.result().entry_id for put in puts] == list(range(2, 1001))
             assert writer.committed == writer.tail == client.committed("/sync")
+            assert writer.put_many([b"1001", memoryview(b"1002")]).result().entry_id == 1002
+            with pytest.raises(walle.LocalProtocolError, match="no entries"):
+                writer.put_many([]).result()
         with pytest.raises(walle.LocalProtocolError, match="closed"):
             writer.put(b"after").result()
         entries = list(client.read("/sync", start=2, end=5))
@@ -37,7 +40,7 @@ def test_all_of_it(nodes: DevNodes) -> None:
         info = client.set_stream("/sync", retention_max_bytes=1 << 40)
         assert info.settings.retention_max_bytes == 1 << 40
         wait_until(
-            lambda: [entry.entry_id for entry in client.read("/sync")] == [999, 1000],
+            lambda: [entry.entry_id for entry in client.read("/sync")] == list(range(999, 1003)),
             "the member that is read has trimmed",
         )
         with pytest.raises(walle.Trimmed, match="read from 999 on"):

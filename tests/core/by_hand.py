@@ -516,9 +516,10 @@ class Writer:
 
     def _entry(self, entry_id: int) -> Batch:
         while self._encoder.tail.entry_id < entry_id:
-            position = self._encoder.add(self.data, 0)
-            self._positions[position.entry_id] = position
-            self._batches[position.entry_id] = self._encoder.take()
+            self._encoder.add(self.data, 0)
+            batch = self._encoder.take()
+            self._positions[batch.last_id] = batch.last
+            self._batches[batch.last_id] = batch
         return self._batches[entry_id]
 
     def position(self, entry_id: int) -> Position:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+from array import array
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
@@ -12,10 +13,13 @@ from hypothesis import strategies as st
 
 from tests.native import twins
 from walle import record
+from walle.errors import InvariantError
 from walle.ids import ORIGIN, Position, WriterId
 from walle.native import (
     FilePlace,
     crc32c,
+    records_encode,
+    records_fit,
     records_follow,
     records_scan,
     records_search,
@@ -381,3 +385,47 @@ def test_what_cannot_be_read_is_not_followed(tmp_path: Path) -> None:
     place = FilePlace(0, 0, 0)
     assert records_follow(fd, place, end=4_096, last_id=10) == place
     os.close(fd)
+
+
+# --- making records -------------------------------------------------------------------------------
+
+words = st.integers(0, twins.MASK_64)
+
+
+@given(
+    st.lists(st.tuples(st.binary(max_size=40), st.integers(0, 255), words), max_size=5),
+    st.builds(Position, st.integers(0, 1 << 62), words),
+    st.builds(WriterId, words, words),
+)
+def test_records_are_made_as_the_twin_makes_them(
+    entries: list[tuple[bytes, int, int]], after: Position, writer: WriterId
+) -> None:
+    lengths = array("I", [len(data) | flags << 24 for data, flags, _ in entries])
+    times = array("Q", [time_us for _, _, time_us in entries])
+    data = b"".join(data for data, _, _ in entries)
+    count, size = records_fit(lengths, FAR)
+    assert (count, size) == twins.records_fit(lengths, FAR)
+    made = records_encode(data, lengths, times, after, writer, size)
+    assert made == twins.records_encode(data, lengths, times, after, writer)
+    if entries:
+        found, chains = records_scan(made[0], after, MANY, FAR)
+        assert (found.stop, found.count, chains) == (Stop.END, len(entries), made[1])
+
+
+@given(st.lists(st.integers(0, twins.DATA_BYTES_MAX | 0xFF << 24), max_size=5), st.integers(0, 999))
+def test_as_many_records_fit_as_the_twin_says(lengths: list[int], size_max: int) -> None:
+    packed = array("I", lengths)
+    for bound in (size_max, size_max << 12):
+        assert records_fit(packed, bound) == twins.records_fit(packed, bound)
+
+
+@pytest.mark.parametrize(
+    ("data_bytes", "size"), [(9, 112), (11, 112), (10, 104), (10, 120), (10, 40), (0, 0)]
+)
+def test_lengths_that_do_not_make_up_the_bytes_are_refused(data_bytes: int, size: int) -> None:
+    """Nothing outside of them is touched: the sanitizers look on (test_sanitized)."""
+    lengths, times = array("I", [3, 7]), array("Q", [0, 0])
+    assert records_fit(lengths, FAR) == (2, 2 * 56)
+    records_encode(bytes(10), lengths, times, ORIGIN, WRITER, 112)
+    with pytest.raises(InvariantError, match="made of all the data"):
+        records_encode(bytes(data_bytes), lengths, times, ORIGIN, WRITER, size)

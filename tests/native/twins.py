@@ -173,6 +173,37 @@ def records_search(buffer: bytes, first_id: int) -> int:
     return -1
 
 
+def records_fit(lengths: array[int], size_max: int) -> tuple[int, int]:
+    """All counts, from the largest on."""
+    sizes = [(HEADER_BYTES + (length & 0xFF_FFFF) + 7) // 8 * 8 for length in lengths]
+    for count in range(len(sizes), -1, -1):
+        if count <= 1 or sum(sizes[:count]) <= size_max:
+            return count, sum(sizes[:count])
+    raise AssertionError
+
+
+def records_encode(
+    data: bytes,
+    lengths: array[int],
+    times: array[int],
+    after: tuple[int, int],
+    writer: tuple[int, int],
+) -> tuple[bytearray, array[int]]:
+    """Record by record."""
+    records, chains = bytearray(), array("Q")
+    entry_id, chain = after
+    for length, time_us in zip(lengths, times, strict=True):
+        size = length & 0xFF_FFFF
+        entry_id += 1
+        covered = HEADER.pack(0, chain, length, entry_id, *writer, time_us)[4:] + data[:size]
+        chain = xxh64(covered[8:], chain)
+        record = crc32c(covered).to_bytes(4, "little") + covered
+        records += record + bytes(-len(record) % 8)
+        chains.append(chain)
+        data = data[size:]
+    return records, chains
+
+
 def sync_files(fds: Sequence[int]) -> list[int]:
     """One after the other."""
     results = []

@@ -128,8 +128,10 @@ def test_read_gives_what_the_file_has_of_it(place: tuple[Files, Path]) -> None:
 def test_records_are_followed(place: tuple[Files, Path]) -> None:
     files, base = place
     encoder = Encoder(WriterId(1, 2), ORIGIN)
-    positions = [ORIGIN, *[encoder.add(b"data", 0) for _ in range(5)]]
-    records = bytes(encoder.take().payload.view())
+    encoder.add_all([b"data"] * 5, 0)
+    batch = encoder.take()
+    positions = [batch.position_at(entry_id) for entry_id in range(6)]
+    records = bytes(batch.payload.view())
     file = files.create(base / "a", 8_192)
     file.write([records], 4_000)
     files.sync([file])

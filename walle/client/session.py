@@ -78,7 +78,7 @@ class Session(asyncio.Protocol):
         else:
             payload = batch.payload
             head = frame.encode_head(message, request_id, payload.size)
-            self._transport.write(b"".join((head, payload.view())))
+            sockets.send(self._transport, (head, payload.view()))
 
     async def request(self, message: Message, timeout_s: float) -> tuple[Message, Batch | None]:
         """Sends, and waits for the answer and its records.

@@ -25,6 +25,7 @@ from walle.errors import (
     WalleError,
     WriterLost,
 )
+from walle.ids import Position
 from walle.limits import (
     BATCH_BYTES_MAX,
     PIPELINE_BYTES_MAX,
@@ -35,12 +36,13 @@ from walle.messages import PutReply, Release, ReleaseReply
 from walle.record import Encoder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from walle.client.client import Client
     from walle.client.session import Session
-    from walle.ids import Position, WriterId
+    from walle.ids import WriterId
     from walle.messages import ClaimReply, Message, StreamInfo
+    from walle.native import Buffer
     from walle.record import Batch
 
 RECONNECT_S_MIN = 0.05
@@ -78,7 +80,8 @@ class Writer:
         self._loop = asyncio.get_running_loop()
         self._unsent: deque[Batch] = deque()
         self._unsent_bytes = 0
-        self._waiting: deque[tuple[Position, asyncio.Future[Position]]] = deque()
+        self._uncommitted: deque[Batch] = deque()  # all that are encoded
+        self._waiting: deque[tuple[int, asyncio.Future[Position]]] = deque()  # by their last entry
         self._committed = claimed.tail
         self._sessions: dict[str, Session] = {}
         self._connections: dict[str, asyncio.Task[None]] = {}
@@ -99,6 +102,7 @@ class Writer:
     @property
     def tail(self) -> Position:
         """The last entry put, durable or not yet."""
+        self._encode_all()
         return self._encoder.tail
 
     @property
@@ -106,10 +110,13 @@ class Writer:
         """The last entry known to be durable."""
         return self._committed
 
-    def put(self, data: bytes) -> asyncio.Future[Position]:
+    def put(self, data: Buffer) -> asyncio.Future[Position]:
         """Puts an entry; returns at once. Await the result for the entry's position.
 
         Puts are pipelined and keep their order.
+
+        Args:
+            data: bytes; or a buffer of bytes, which is copied before this returns, and only once.
 
         Raises:
             Busy: too much is in flight; nothing was done. `await drain()` first.
@@ -119,28 +126,63 @@ class Writer:
             UnknownStream: the stream was deleted.
             LocalProtocolError: the data is too large for an entry, or the claim's block has ended.
         """
-        stored, flags = self.compressor.pack(data) if self.compressor else (data, 0)
-        return self.put_stored(stored, flags, time.time_ns() // 1000)
+        flags = 0
+        if self.compressor is not None:
+            data, flags = self.compressor.pack(bytes(_plain(data)))
+        return self.put_stored(data, flags, time.time_ns() // 1000)
 
-    def put_stored(self, data: bytes, flags: int, time_us: int) -> asyncio.Future[Position]:
+    def put_many(self, datas: Sequence[Buffer]) -> asyncio.Future[Position]:
+        """As `put`, of any number of entries, in this order, at far less cost each.
+
+        Await the result for the last one's position: the others are right before it. Where it
+        raises, those up to `committed` are durable all the same; what the error says of the
+        outcome holds for those behind.
+
+        Raises:
+            LocalProtocolError: as for `put`; nothing was done. Also if there are no entries.
+        """
+        self._check_may_put()
+        if not datas:
+            raise LocalProtocolError("put_many was given no entries")
+        is_kept = set(map(type, datas)) == {bytes}
+        if not is_kept:
+            datas = list(map(_plain, datas))
+        flags = None
+        if self.compressor is not None:
+            datas, flags = zip(*map(self.compressor.pack, map(bytes, datas)), strict=True)
+        self._encoder.add_all(datas, time.time_ns() // 1000, flags)
+        return self._added(is_kept=is_kept)
+
+    def put_stored(self, data: Buffer, flags: int, time_us: int) -> asyncio.Future[Position]:
         """As `put`, of an entry that was stored elsewhere: in the same form, with its time."""
+        self._check_may_put()
+        self._encoder.add(_plain(data), time_us, flags)
+        return self._added(is_kept=type(data) is bytes)
+
+    def _check_may_put(self) -> None:
         if self._is_closing:
             raise LocalProtocolError(f"the writer of {self.stream} is closed")
-        self._check_not_lost()
-        self._check_space()
+        if self._is_over:
+            self._check_not_lost()
+        if self._pipeline.full:
+            self._check_space()
         if self._unsent_bytes + self._encoder.size > PIPELINE_BYTES_MAX:
             raise Busy(f"{PIPELINE_BYTES_MAX} bytes wait to be sent; `await writer.drain()` first")
-        if len(self._waiting) >= UNCOMMITTED_ENTRIES_MAX:
-            raise Busy(f"{len(self._waiting)} puts are in flight; `await writer.drain()` first")
-        position = self._encoder.add(data, time_us, flags)
+        in_flight = self._encoder.last_id - self._committed.entry_id
+        if in_flight >= UNCOMMITTED_ENTRIES_MAX:
+            raise Busy(f"{in_flight} entries are in flight; `await writer.drain()` first")
+
+    def _added(self, *, is_kept: bool) -> asyncio.Future[Position]:
+        """Entries were added to the encoder. is_kept: whether their data stay as they are."""
         future: asyncio.Future[Position] = self._loop.create_future()
-        self._waiting.append((position, future))
-        if self._encoder.size >= BATCH_BYTES_MAX:
-            self._take_batch()
-            self._flush()
-        elif not self._is_flush_due:
+        self._waiting.append((self._encoder.last_id, future))
+        if not is_kept:
+            self._encode_all()
+        if not self._is_flush_due:
             self._is_flush_due = True
             self._loop.call_soon(self._flush)
+        if self._encoder.size >= BATCH_BYTES_MAX:
+            self._send_batches(BATCH_BYTES_MAX)
         return future
 
     async def drain(self) -> None:
@@ -158,7 +200,7 @@ class Writer:
     @property
     def has_room(self) -> bool:
         """Whether more can be put without piling up in this process."""
-        return not self._unsent and self._may_send
+        return self._may_send and not self._unsent and self._encoder.size < BATCH_BYTES_MAX
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
@@ -279,23 +321,33 @@ class Writer:
         return self._pipeline.has_room and in_flight < PIPELINE_ENTRIES_MAX
 
     def _flush(self) -> None:
-        """Hands what was encoded to the pipeline, batch by batch, as far as there is room."""
+        """Sends what was put since the last turn of the loop."""
         self._is_flush_due = False
+        self._send_batches(1)
+
+    def _send_batches(self, bytes_min: int) -> None:
+        """Hands to the pipeline what is encoded, and what is not encoded yet while it has so many
+        bytes, batch by batch, as far as there is room."""
         if self._is_over or self._is_closing:
             return
-        while self._may_send and (self._unsent or self._encoder.size):
+        while self._may_send and (self._unsent or self._encoder.size >= bytes_min):
             if not self._unsent:
-                self._take_batch()
+                self._encode()
             batch = self._unsent.popleft()
             self._unsent_bytes -= batch.payload.size
             self._pipeline.put(batch, now_ns())
         self._send()
 
-    def _take_batch(self) -> None:
-        """Ends the batch that is being encoded."""
-        batch = self._encoder.take()
+    def _encode(self) -> None:
+        """Makes the next batch of what was put."""
+        batch = self._encoder.take(BATCH_BYTES_MAX)
+        self._uncommitted.append(batch)
         self._unsent.append(batch)
         self._unsent_bytes += batch.payload.size
+
+    def _encode_all(self) -> None:
+        while self._encoder.size:
+            self._encode()
 
     def _send(self) -> None:
         for node, put, batch in self._pipeline.take():
@@ -394,10 +446,16 @@ class Writer:
         if committed.entry_id <= self._committed.entry_id:
             return
         self._committed = committed
-        while self._waiting and self._waiting[0][0].entry_id <= committed.entry_id:
-            position, future = self._waiting.popleft()
+        waiting, batches = self._waiting, self._uncommitted
+        while waiting and waiting[0][0] <= committed.entry_id:
+            entry_id, future = waiting.popleft()
+            while batches[0].last_id < entry_id:
+                batches.popleft()
             if not future.done():
-                future.set_result(position)
+                chain = batches[0].chains[entry_id - batches[0].first_id]
+                future.set_result(Position(entry_id, chain))
+        while batches and batches[0].last_id <= committed.entry_id:
+            batches.popleft()
         self._loop.call_soon(self.on_committed, committed)
 
     def _fail_waiting(self, make_error: Callable[[], WalleError]) -> None:
@@ -462,7 +520,7 @@ class Writer:
         """The last entry of this writer's history that the newer writer's history has.
 
         Once a newer claim has returned, the stream's history up to its tail is settled: an entry
-        of ours is in it, with our chain, or can never be.
+        of ours is in it, or can never be.
         """
         while True:
             status = await self._client.writer_status(self.stream)
@@ -470,18 +528,24 @@ class Writer:
                 break
             await asyncio.sleep(RECONNECT_S_MIN)
         committed = await self._client.committed(self.stream)
-        ours = [position for position, _ in self._waiting]
         durable = self._committed
-        end = min(committed.entry_id, ours[-1].entry_id) + 1
-        if end <= ours[0].entry_id:
-            return durable
-        history = self._client.read(self.stream, start=ours[0].entry_id, end=end)
-        async for entry in history:
-            position = ours[entry.entry_id - ours[0].entry_id]
-            if entry.chain != position.chain:
-                break
-            durable = position
+        last_id = min(committed.entry_id, self._waiting[-1][0])
+        if last_id > durable.entry_id:
+            history = self._client.read(self.stream, start=durable.entry_id + 1, end=last_id + 1)
+            async for entry in history:
+                if entry.writer != self.writer_id:
+                    break
+                durable = Position(entry.entry_id, entry.chain)
         return durable
+
+
+def _plain(data: Buffer) -> Buffer:
+    """As bytes, or as a view of bytes.
+
+    Raises:
+        TypeError: it is nothing of the kind.
+    """
+    return data if type(data) is bytes else memoryview(data).cast("B")
 
 
 def _topology(info: StreamInfo) -> StreamTopology:

@@ -236,9 +236,10 @@ class Manager:
         """Puts one change; returns its entry id."""
         if self._writer is None or self._encoder is None:
             raise RuntimeError("only the manager puts changes")
-        position = self._encoder.add(change, self._context.wall_us)
-        self._writer.put(self._encoder.take())
-        return position.entry_id
+        self._encoder.add(change, self._context.wall_us)
+        batch = self._encoder.take()
+        self._writer.put(batch)
+        return batch.last_id
 
     # --- acting -----------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from array import array
 from mmap import mmap
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
+from walle.errors import invariant
 from walle.native._core import ffi, lib
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ Buffer: TypeAlias = bytes | bytearray | memoryview | mmap
 
 _from_buffer = ffi.from_buffer
 _WORDS = ffi.typeof("uint64_t[]")
+_LENGTHS = ffi.typeof("uint32_t[]")
 _ZERO = array("Q", [0])
 _FOUND_COUNT: int = lib.WALLE_RECORDS_FOUND_COUNT
 _HEADER_BYTES: int = lib.WALLE_RECORD_HEADER_SIZE
@@ -150,6 +152,50 @@ def records_follow(fd: int, place: FilePlace, *, end: int, last_id: int) -> File
         fd, moved, end, last_id, _from_buffer(buffer), len(buffer), _from_buffer(_WORDS, chains)
     )
     return FilePlace(moved.offset, moved.entry_id, moved.chain)
+
+
+def records_fit(lengths: array[int], size_max: int) -> tuple[int, int]:
+    """How many records fit `size_max` bytes, at least one if there is one; and their bytes.
+
+    Args:
+        lengths: the records' fields of that name, in order: array type "I".
+    """
+    size = ffi.new("uint64_t *")
+    count = lib.walle_records_fit(_from_buffer(_LENGTHS, lengths), len(lengths), size_max, size)
+    return count, size[0]
+
+
+def records_encode(
+    data: Buffer,
+    lengths: array[int],
+    times: array[int],
+    after: tuple[int, int],
+    writer: tuple[int, int],
+    size: int,
+) -> tuple[bytearray, array[int]]:
+    """Makes consecutive records; returns them and the chain after each.
+
+    Args:
+        data: what the records hold, one behind the other.
+        lengths: the records' fields of that name: array type "I".
+        times: the same: array type "Q".
+        after: the entry id and the chain that the first record follows.
+        writer: of all of them.
+        size: bytes of all the records, as `records_fit` tells.
+
+    Raises:
+        InvariantError: the lengths do not make up the data, or the size.
+    """
+    records = bytearray(size)
+    chains = _ZERO * len(lengths)
+    pointer = _from_buffer(data)
+    is_made = lib.walle_records_encode(
+        pointer, len(pointer), _from_buffer(_LENGTHS, lengths), _from_buffer(_WORDS, times),
+        len(lengths), after[0] + 1, after[1], *writer,
+        _from_buffer(records), size, _from_buffer(_WORDS, chains),
+    )  # fmt: skip
+    invariant(is_made, "records are made of all the data", data=len(pointer), size=size)
+    return records, chains
 
 
 def sync_files(fds: Sequence[int], threads_max: int = 32) -> list[int]:

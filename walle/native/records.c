@@ -1,4 +1,5 @@
-/* Checks of consecutive records. `walle/record.py` draws the record and says what the checks mean.
+/* Consecutive records: checking and making them. `walle/record.py` draws the record and says what
+ * the checks mean.
  *
  * Every function may be given any bytes: nothing outside of [data, data + size) is read, whatever
  * the lengths in it say.
@@ -35,11 +36,15 @@ static size_t aligned(size_t size)
 
 /* In what follows, `end` is where the data ends, counted from the record's begin. */
 
-static int has_good_crc(const uint8_t *record, size_t end)
+static uint32_t crc_of(const uint8_t *record, size_t end)
 {
     const uint8_t *covered = record + WALLE_RECORD_CRC_START;
-    return walle_crc32c_extend(0, covered, end - WALLE_RECORD_CRC_START)
-        == walle_load_u32(record + WALLE_RECORD_CRC);
+    return walle_crc32c_extend(0, covered, end - WALLE_RECORD_CRC_START);
+}
+
+static int has_good_crc(const uint8_t *record, size_t end)
+{
+    return crc_of(record, end) == walle_load_u32(record + WALLE_RECORD_CRC);
 }
 
 /* The padding ends the record's last word. */
@@ -213,4 +218,54 @@ void walle_records_follow(int fd, walle_records_place *place, uint64_t end, uint
             return;
         }
     }
+}
+
+/* How many records with data of these lengths (flags and all) have `size_max` bytes at most; one at
+ * least, if there is one. `size` takes their bytes. */
+size_t walle_records_fit(const uint32_t *lengths, size_t count, uint64_t size_max, uint64_t *size)
+{
+    size_t fit = 0;
+    *size = 0;
+    for (; fit < count; ++fit) {
+        size_t end = WALLE_RECORD_HEADER_SIZE + (lengths[fit] & WALLE_RECORD_LENGTH_MASK);
+        uint64_t grown = *size + aligned(end);
+        if (fit && grown > size_max)
+            break;
+        *size = grown;
+    }
+    return fit;
+}
+
+/* Makes records: `data` is what they hold, one behind the other; `lengths` are the fields of that
+ * name, flags and all.
+ *
+ * records: takes the records; size: their bytes.
+ * chains: takes the chain after each.
+ * Returns whether the lengths make up just `data` and `records`; if not, the rest is not made. */
+int walle_records_encode(const uint8_t *data, size_t data_bytes, const uint32_t *lengths,
+                         const uint64_t *times, size_t count, uint64_t first_id,
+                         uint64_t prev_chain, uint64_t writer_ts, uint64_t writer_nonce,
+                         uint8_t *records, size_t size, uint64_t *chains)
+{
+    for (size_t index = 0; index < count; ++index) {
+        size_t length = lengths[index] & WALLE_RECORD_LENGTH_MASK;
+        size_t end = WALLE_RECORD_HEADER_SIZE + length, taken = aligned(end);
+        if (length > data_bytes || taken > size)
+            return 0;
+        walle_store_u64(records + WALLE_RECORD_PREV_CHAIN, prev_chain);
+        walle_store_u32(records + WALLE_RECORD_LENGTH, lengths[index]);
+        walle_store_u64(records + WALLE_RECORD_ENTRY_ID, first_id + index);
+        walle_store_u64(records + WALLE_RECORD_WRITER_TS, writer_ts);
+        walle_store_u64(records + WALLE_RECORD_WRITER_NONCE, writer_nonce);
+        walle_store_u64(records + WALLE_RECORD_TIME_US, times[index]);
+        memcpy(records + WALLE_RECORD_HEADER_SIZE, data, length);
+        memset(records + end, 0, taken - end);
+        walle_store_u32(records + WALLE_RECORD_CRC, crc_of(records, end));
+        prev_chain = chains[index] = chain_of(records, end, prev_chain);
+        data += length;
+        data_bytes -= length;
+        records += taken;
+        size -= taken;
+    }
+    return !data_bytes && !size;
 }

@@ -68,6 +68,11 @@ void walle_records_scan(const uint8_t *data, size_t size, int has_after, uint64_
                         uint64_t *chains, uint64_t *found);
 int64_t walle_records_seek(const uint8_t *data, size_t size, uint64_t entry_id);
 int64_t walle_records_search(const uint8_t *data, size_t size, uint64_t first_id);
+size_t walle_records_fit(const uint32_t *lengths, size_t count, uint64_t size_max, uint64_t *size);
+int walle_records_encode(const uint8_t *data, size_t data_bytes, const uint32_t *lengths,
+                         const uint64_t *times, size_t count, uint64_t first_id,
+                         uint64_t prev_chain, uint64_t writer_ts, uint64_t writer_nonce,
+                         uint8_t *records, size_t size, uint64_t *chains);
 
 /* Where in a file a record begins, and the entry before it. */
 typedef struct walle_records_place {
@@ -145,6 +150,16 @@ static inline uint64_t walle_load_u64(const uint8_t *data)
     uint64_t value;
     memcpy(&value, data, sizeof value);
     return value;
+}
+
+static inline void walle_store_u32(uint8_t *data, uint32_t value)
+{
+    memcpy(data, &value, sizeof value);
+}
+
+static inline void walle_store_u64(uint8_t *data, uint64_t value)
+{
+    memcpy(data, &value, sizeof value);
 }
 
 #endif

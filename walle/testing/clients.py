@@ -158,16 +158,19 @@ class Client:
         if self.pipeline is None or self._encoder is None or not self.pipeline.has_room:
             return
         for _ in range(count):
-            self._add(b"x" * self.world.rng.randrange(20))
-        self.pipeline.put(self._encoder.take(), self.now_ns)
+            self._encoder.add(b"x" * self.world.rng.randrange(20), 0)
+        self.pipeline.put(self._take(self._encoder), self.now_ns)
         self._flush()
 
-    def _add(self, data: bytes) -> None:
-        if self._encoder is not None:
-            position = self._encoder.add(data, 0)
-            what = f"client {self.session}'s put"
-            now_ns = self.world.cluster.now_ns
+    def _take(self, encoder: Encoder) -> Batch:
+        """What was added; it is put from now on."""
+        batch = encoder.take()
+        what = f"client {self.session}'s put"
+        now_ns = self.world.cluster.now_ns
+        for entry_id in range(batch.first_id, batch.last_id + 1):
+            position = batch.position_at(entry_id)
             self._puts.append(self.world.operations.begin_put(what, position, now_ns))
+        return batch
 
     def use_lease(self) -> None:
         """Begins an exclusive section, or ends it: then what it saw is the stream's state, unless
@@ -438,8 +441,8 @@ class ThinClient(Client):
     def put(self, count: int) -> None:
         if self._encoder is not None and self._writer is not None and len(self._waiting) < 5:
             for _ in range(count):
-                self._add(b"thin")
-            self._waiting.append(self._encoder.take())
+                self._encoder.add(b"thin", 0)
+            self._waiting.append(self._take(self._encoder))
             self._transmit()
 
     def tick(self) -> None:

@@ -1,23 +1,36 @@
-"""A client's writer while too many of the members' disks are full."""
+"""A client's writer by itself: what it does with puts, full disks, and a newer writer."""
 
 from __future__ import annotations
 
 import asyncio
+from array import array
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import walle
-from tests.unit.making import W1
+from tests.unit.making import W1, W2, entries
 from walle.client import writer as writer_module
 from walle.client.session import now_ns
 from walle.client.writer import Writer
+from walle.compression import FLAG_ZSTD, Decompressor, make_compressor
 from walle.errors import Code
 from walle.ids import ORIGIN, Position
-from walle.messages import ClaimReply, NodeAddress, PutReply, StreamInfo
+from walle.limits import BATCH_BYTES_MAX, ENTRY_DATA_BYTES_MAX, PIPELINE_BYTES_MAX
+from walle.messages import (
+    ClaimReply,
+    NodeAddress,
+    PutReply,
+    StreamInfo,
+    StreamSettings,
+    WriterStatusReply,
+)
+from walle.record import decode_all, size_of
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import AsyncIterator, Coroutine
+
+    from walle.record import Batch
 
 NODES = ("n1", "n2", "n3")
 MEMBERS = tuple(NodeAddress(node, f"{node}:1") for node in NODES)
@@ -30,12 +43,18 @@ def answer(writer: Writer, node: str, code: Code, held: Position = ORIGIN) -> No
     writer._on_message(node, PutReply(7, code, 1, W1, transmission, held, ORIGIN, ""))
 
 
-async def blocked_writer() -> tuple[Writer, asyncio.Future[Position]]:
-    """A writer, with one put in flight for which n1 and n2 have no space."""
-    client: Any = None  # it is not connected: a test answers for the members
-    writer = Writer(client, INFO, ClaimReply(7, 1, W1, ORIGIN), 1_000)
+def make_writer(client: Any = None, compression: str = "none") -> Writer:
+    """It is not connected: a test answers for the members."""
+    info = INFO._replace(settings=StreamSettings(compression))
+    writer = Writer(client, info, ClaimReply(7, 1, W1, ORIGIN), 1_000)
     for node in NODES:
         writer._pipeline.connected(node, now_ns())
+    return writer
+
+
+async def blocked_writer() -> tuple[Writer, asyncio.Future[Position]]:
+    """A writer, with one put in flight for which n1 and n2 have no space."""
+    writer = make_writer()
     put = writer.put(b"in flight")
     await asyncio.sleep(0)
     answer(writer, "n3", Code.OK, writer.tail)
@@ -82,5 +101,172 @@ def test_nobody_waits_for_space_without_hearing_of_it(monkeypatch: pytest.Monkey
             await writer.drain()
         with pytest.raises(walle.DiskFull, match="outcome of what is in flight: unknown"):
             await writer.finish()
+
+    run(test())
+
+
+# --- many at once ---------------------------------------------------------------------------------
+
+
+def batches_of(writer: Writer) -> list[Batch]:
+    return writer._pipeline.uncommitted()
+
+
+def data_of(batch: Batch) -> list[bytes]:
+    return [entry.data for entry in decode_all(batch.payload.view())]
+
+
+def test_entries_put_in_one_turn_travel_together_in_order() -> None:
+    async def test() -> None:
+        writer = make_writer()
+        puts = [writer.put(b"1"), writer.put_many([b"2", b"", b"4"]), writer.put(b"5")]
+        assert not batches_of(writer)
+        await asyncio.sleep(0)
+        [batch] = batches_of(writer)
+        assert data_of(batch) == [b"1", b"2", b"", b"4", b"5"]
+        answer(writer, "n1", Code.OK, batch.position_at(3))
+        answer(writer, "n2", Code.OK, batch.position_at(4))
+        assert [put.done() for put in puts] == [True, False, False], "a majority has 3 entries"
+        answer(writer, "n1", Code.OK, batch.position_at(4))
+        assert [put.done() for put in puts] == [True, True, False]
+        answer(writer, "n1", Code.OK, batch.last)
+        answer(writer, "n2", Code.OK, batch.last)
+        assert [await put for put in puts] == [batch.position_at(each) for each in (1, 4, 5)]
+        assert writer.committed == writer.tail == batch.last
+
+    run(test())
+
+
+def test_more_than_a_batch_goes_at_once_and_is_one_put() -> None:
+    async def test() -> None:
+        writer = make_writer()
+        put = writer.put_many([b"x" * 1000] * 1000)
+        assert writer._encoder.size < BATCH_BYTES_MAX
+        assert len(batches_of(writer)) == 1000 * size_of(1000) // BATCH_BYTES_MAX
+        await asyncio.sleep(0)
+        assert sum(batch.count for batch in batches_of(writer)) == 1000
+        assert all(batch.payload.size <= BATCH_BYTES_MAX for batch in batches_of(writer))
+        for node in ("n1", "n3"):
+            answer(writer, node, Code.OK, writer.tail)
+        assert await put == writer.tail
+        assert not writer._uncommitted
+
+    run(test())
+
+
+def test_buffers_may_be_used_again_at_once() -> None:
+    async def test() -> None:
+        writer = make_writer()
+        buffer, words = bytearray(b"first"), array("I", [1])
+        datas: list[Any] = [b"other", buffer, memoryview(words)]
+        writer.put(memoryview(buffer)[1:])
+        writer.put_many(datas)
+        buffer[:] = b"again"
+        words[0] = 0
+        await asyncio.sleep(0)
+        found = [data for batch in batches_of(writer) for data in data_of(batch)]
+        assert found == [b"irst", b"other", b"first", b"\1\0\0\0"]
+
+    run(test())
+
+
+def test_what_cannot_be_put_is_refused_and_changes_nothing() -> None:
+    async def test() -> None:
+        writer = make_writer(compression="zstd")
+        wrong: Any = "text"
+        refused: Any
+        for refused in ([b"good", wrong], wrong):
+            with pytest.raises(TypeError):
+                writer.put_many(refused)
+            writer.compressor = None if writer.compressor else make_compressor("zstd")
+        with pytest.raises(walle.LocalProtocolError, match="no entries"):
+            writer.put_many([])
+        with pytest.raises(walle.LocalProtocolError, match="entry 2 has 1048577 bytes"):
+            writer.put_many([b"good", bytes(ENTRY_DATA_BYTES_MAX + 1)])
+        assert (writer.tail, writer._encoder.size, len(writer._waiting)) == (ORIGIN, 0, 0)
+
+    run(test())
+
+
+def test_each_of_many_entries_is_compressed() -> None:
+    async def test() -> None:
+        writer = make_writer(compression="zstd")
+        datas: list[Any] = [b"text " * 100, b"short", bytearray(b"more " * 100)]
+        writer.put_many(datas)
+        await asyncio.sleep(0)
+        [batch] = batches_of(writer)
+        stored = list(decode_all(batch.payload.view()))
+        assert [entry.flags for entry in stored] == [FLAG_ZSTD, 0, FLAG_ZSTD]
+        assert [Decompressor("/s").unpack(entry).data for entry in stored] == datas
+
+    run(test())
+
+
+def test_puts_are_refused_while_too_much_waits_to_be_sent() -> None:
+    async def test() -> None:
+        writer = make_writer()
+        large = [bytes(ENTRY_DATA_BYTES_MAX)] * 8
+        while writer.has_room:
+            writer.put_many(large)
+        sent_bytes = writer._pipeline.uncommitted_bytes
+        assert PIPELINE_BYTES_MAX <= sent_bytes < PIPELINE_BYTES_MAX + 2 * ENTRY_DATA_BYTES_MAX
+        for _ in range(PIPELINE_BYTES_MAX // (8 * ENTRY_DATA_BYTES_MAX)):
+            writer.put_many(large)
+        before = writer.tail
+        with pytest.raises(walle.Busy, match="wait to be sent"):
+            writer.put_many(large)
+        with pytest.raises(walle.Busy, match="wait to be sent"):
+            writer.put(b"")
+        assert writer.tail == before
+        assert writer._pipeline.uncommitted_bytes == sent_bytes
+
+    run(test())
+
+
+# --- a newer writer -------------------------------------------------------------------------------
+
+
+class Successor:
+    """What a client finds of a stream that another writer has claimed.
+
+    history: its committed entries.
+    """
+
+    def __init__(self, history: list[walle.Entry]) -> None:
+        self.history = history
+
+    async def writer_status(self, _stream: str) -> WriterStatusReply:
+        return WriterStatusReply(7, 1, W2, "next:1", 1_000, 1_000, 1)
+
+    async def committed(self, _stream: str) -> Position:
+        return Position(self.history[-1].entry_id, self.history[-1].chain)
+
+    async def read(self, _stream: str, *, start: int, end: int) -> AsyncIterator[walle.Entry]:
+        for entry in self.history[start - 1 : end - 1]:
+            yield entry
+
+
+@pytest.mark.parametrize("kept", range(5))
+def test_newer_writers_history_tells_what_of_the_puts_is_durable(kept: int) -> None:
+    async def test() -> None:
+        successor = Successor([])
+        writer = make_writer(successor)
+        puts = [writer.put(b"1"), writer.put_many([b"2", b"3"]), writer.put(b"4")]
+        await asyncio.sleep(0)
+        [batch] = batches_of(writer)
+        ours = list(decode_all(batch.payload.view()))[:kept]
+        theirs = entries(3, batch.position_at(kept), W2)
+        successor.history = [*ours, *decode_all(theirs.payload.view())]
+        for node in ("n1", "n2"):
+            lost = PutReply(7, Code.FENCED, 1, W2, 1, ORIGIN, ORIGIN, "next:1")
+            writer._on_message(node, lost)
+        results = await asyncio.gather(*puts, return_exceptions=True)
+        for result, last_id in zip(results, (1, 3, 4), strict=True):
+            if last_id <= kept:
+                assert result == batch.position_at(last_id)
+            else:
+                assert isinstance(result, walle.WriterLost)
+                assert result.outcome is walle.Outcome.NOT_WRITTEN
+        assert writer.committed == batch.position_at(kept), "which tells of each entry"
 
     run(test())

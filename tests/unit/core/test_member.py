@@ -112,8 +112,9 @@ def test_record_that_parts_from_what_is_committed_is_not_jumped_to() -> None:
     """Its chain is right, but not what it builds on: that cannot be."""
     bench = MemberBench(TRUTH.held(2))
     encoder = Encoder(W1, Position(2, 999))
-    last = encoder.add(b"other", 0)
-    bench.member.jump_to(last, encoder.take(), W1)
+    encoder.add(b"other", 0)
+    batch = encoder.take()
+    bench.member.jump_to(batch.last, batch, W1)
     assert bench.member.history.committed == TRUTH.at(2)
     assert len(bench.context.outbox.alarms) == 1
 

@@ -187,10 +187,12 @@ def test_member_that_is_ahead_counts_once_all_that_was_put_here() -> None:
     bench = Bench()
     batch = bench.put()
     later = Encoder(bench.pipeline.writer, batch.last)
-    ahead = later.add(b"", 0)
+    later.add(b"", 0)
+    following = later.take()
+    ahead = following.last
     bench.answer("n1", "n2", held=ahead)
     assert bench.pipeline.committed == ORIGIN
-    bench.pipeline.put(later.take(), bench.now_ns)
+    bench.pipeline.put(following, bench.now_ns)
     bench.answer("n1", "n2", held=ahead)
     assert bench.pipeline.committed == ahead
 
