@@ -105,7 +105,9 @@ JUMP_WAIT_MS_MAX = 1_000
 PIPELINE_ENTRIES_MAX = 32_768
 PIPELINE_BYTES_MAX = 32 * MIB
 MEMBER_BACKLOG_BYTES_MAX = 8 * MIB
-BATCH_BYTES_MAX = 256 * KIB
+BATCH_BYTES_MAX = 512 * KIB
+PUT_MANY_BYTES_MAX = 8 * MIB
+"""Of the data that one call may put."""
 
 # Storage.
 READS_QUEUED_MAX = 16_384
@@ -178,6 +180,9 @@ invariant(
 invariant(
     FETCH_BYTES_MAX // 48 + 2 <= FRAME_RECORDS_COUNT_MAX,
     "an answer has no more records than it may",
+)
+invariant(
+    PUT_MANY_BYTES_MAX <= PIPELINE_BYTES_MAX // 4, "one call's entries do not fill the pipeline"
 )
 invariant(BATCH_BYTES_MAX <= FRAME_BYTES_MAX // 2, "a batch fits a frame")
 invariant(

@@ -21,6 +21,7 @@ from walle.limits import (
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Sequence
+    from mmap import mmap
 
 _TCP_OPTIONS = (
     ("TCP_NODELAY", 1),
@@ -43,14 +44,17 @@ def set_up(sock: socket.socket) -> None:
             sock.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
-def send(transport: asyncio.WriteTransport, parts: Sequence[bytes | memoryview]) -> None:
+def send(
+    transport: asyncio.WriteTransport, parts: Sequence[bytes | bytearray | memoryview | mmap]
+) -> None:
     """Writes the parts as one; they need not be kept afterwards.
 
     What the system takes at once is not copied before: parts may be large. Writing one after the
-    other would have the receiver woken for each.
+    other would have the receiver woken for each. (Under TLS what is sent is made anew anyway.)
     """
     sent = 0
-    if not transport.get_write_buffer_size():
+    is_plain = transport.get_extra_info("sslcontext") is None and hasattr(os, "writev")
+    if is_plain and not transport.get_write_buffer_size():
         with suppress(OSError):  # no room; or an error, which the transport meets as well
             sent = os.writev(transport.get_extra_info("socket").fileno(), parts)
     if sent < sum(map(len, parts)):

@@ -91,20 +91,33 @@ class Writer:
         self._loop = loop
         self._writer = writer
         self._handing_over = threading.Semaphore(HANDED_OVER_MAX)
+        self._putting_many = threading.Lock()  # one at a time is on its way, for the same reason
 
     def put(self, data: Buffer) -> Future[Position]:
         """Puts an entry; `.result()` waits until it is durable and gives its position.
 
         Waits by itself while too much is in flight.
         """
-        return self._hand_over(lambda: self._writer.put(data))
+        kept = data if type(data) is bytes else bytes(memoryview(data))
+        return self._hand_over(lambda: self._writer.put(kept))
 
     def put_many(self, datas: Sequence[Buffer]) -> Future[Position]:
         """As `walle.Writer.put_many`; waits by itself while too much is in flight."""
-        return self._hand_over(lambda: self._writer.put_many(datas))
+        taken = threading.Event()
+
+        def put() -> asyncio.Future[Position]:
+            try:
+                return self._writer.put_many(datas)
+            finally:
+                taken.set()
+
+        with self._putting_many:
+            durable = self._hand_over(put)
+            taken.wait()
+        return durable
 
     def _hand_over(self, put: Callable[[], asyncio.Future[Position]]) -> Future[Position]:
-        """Has the loop's thread put. What is handed over and not put yet must not be changed."""
+        """Has the loop's thread put."""
         told: Future[Position] = Future()
 
         def hand_over() -> None:

@@ -121,33 +121,6 @@ def test_puts_are_pipelined_in_order_and_told(nodes: DevNodes, stream: str) -> N
     run(nodes, work)
 
 
-def test_many_entries_are_put_at_once(nodes: DevNodes, stream: str) -> None:
-    """Small ones, a megabyte, and more than one frame holds; between others."""
-
-    async def work(client: walle.Client) -> None:
-        large = os.urandom(1 << 20)
-        groups: list[list[bytes | bytearray | memoryview]] = [
-            [b"%d" % number for number in range(10_000)],
-            [memoryview(large), b"", large[:100_000], bytearray(large)],
-            [b"x" * 1_000] * 3_000,
-        ]
-        expected: list[bytes | bytearray | memoryview] = []
-        async with client.claim(stream, address="me", lease_ms=2_000) as writer:
-            for group in groups:
-                before = await writer.put(b"before")
-                put = writer.put_many(group)
-                after = writer.put(b"after")
-                assert (await put).entry_id == before.entry_id + len(group)
-                assert (await after).entry_id == before.entry_id + len(group) + 1
-                expected += [b"before", *group, b"after"]
-                await writer.drain()
-            assert writer.committed == writer.tail
-        found = [entry.data async for entry in client.read(stream)]
-        assert found == expected
-
-    run(nodes, work)
-
-
 async def put_one_by_one(writer: walle.Writer, name: bytes) -> None:
     for number in range(20):
         await writer.put(name + b"%d" % number)

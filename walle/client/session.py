@@ -69,16 +69,14 @@ class Session(asyncio.Protocol):
     def is_open(self) -> bool:
         return self._transport is not None and not self._transport.is_closing()
 
-    def send(self, message: Message, batch: Batch | None = None, request_id: int = 0) -> None:
+    def send(self, message: Message, request_id: int = 0) -> None:
         """Sends without waiting for an answer; nothing happens if the connection is gone."""
-        if self._transport is None or self._transport.is_closing():
-            return
-        if batch is None:
-            self._transport.write(frame.encode_head(message, request_id))
-        else:
-            payload = batch.payload
-            head = frame.encode_head(message, request_id, payload.size)
-            sockets.send(self._transport, (head, payload.view()))
+        self.send_frame(frame.encode_head(message, request_id))
+
+    def send_frame(self, *parts: bytes | memoryview) -> None:
+        """The same with a frame that is encoded, in parts: its head, its records."""
+        if self._transport is not None and not self._transport.is_closing():
+            sockets.send(self._transport, parts)
 
     async def request(self, message: Message, timeout_s: float) -> tuple[Message, Batch | None]:
         """Sends, and waits for the answer and its records.
@@ -95,7 +93,7 @@ class Session(asyncio.Protocol):
         answer = asyncio.get_running_loop().create_future()
         self._answers[request_id] = answer
         try:
-            self.send(message, request_id=request_id)
+            self.send(message, request_id)
             async with asyncio.timeout(timeout_s):
                 reply, batch = await answer
         except TimeoutError:

@@ -8,11 +8,13 @@ from collections import deque
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
+from walle import frame
 from walle.client.members import describe_newer
 from walle.client.session import now_ns
 from walle.compression import make_compressor
 from walle.core import quorum
-from walle.core.pipeline import Pipeline
+from walle.core.pipeline import COMMIT_NOTICE_MS, Pipeline
+from walle.core.timers import NEVER
 from walle.core.topology import StreamTopology
 from walle.errors import (
     Busy,
@@ -30,6 +32,7 @@ from walle.limits import (
     BATCH_BYTES_MAX,
     PIPELINE_BYTES_MAX,
     PIPELINE_ENTRIES_MAX,
+    PUT_MANY_BYTES_MAX,
     UNCOMMITTED_ENTRIES_MAX,
 )
 from walle.messages import PutReply, Release, ReleaseReply
@@ -40,6 +43,7 @@ if TYPE_CHECKING:
 
     from walle.client.client import Client
     from walle.client.session import Session
+    from walle.core.pipeline import Outgoing
     from walle.ids import WriterId
     from walle.messages import ClaimReply, Message, StreamInfo
     from walle.native import Buffer
@@ -132,14 +136,15 @@ class Writer:
         return self.put_stored(data, flags, time.time_ns() // 1000)
 
     def put_many(self, datas: Sequence[Buffer]) -> asyncio.Future[Position]:
-        """As `put`, of any number of entries, in this order, at far less cost each.
+        """As `put`, of many entries, in this order, at far less cost each.
 
         Await the result for the last one's position: the others are right before it. Where it
         raises, those up to `committed` are durable all the same; what the error says of the
         outcome holds for those behind.
 
         Raises:
-            LocalProtocolError: as for `put`; nothing was done. Also if there are no entries.
+            LocalProtocolError: as for `put`; nothing was done. Also if there are no entries, or
+                more than PUT_MANY_BYTES_MAX (8 MiB) of data.
         """
         self._check_may_put()
         if not datas:
@@ -147,6 +152,11 @@ class Writer:
         is_kept = set(map(type, datas)) == {bytes}
         if not is_kept:
             datas = list(map(_plain, datas))
+        size = sum(map(len, datas))
+        if size > PUT_MANY_BYTES_MAX:
+            raise LocalProtocolError(
+                f"put_many was given {size} bytes; at most {PUT_MANY_BYTES_MAX} may be put at once"
+            )
         flags = None
         if self.compressor is not None:
             datas, flags = zip(*map(self.compressor.pack, map(bytes, datas)), strict=True)
@@ -350,21 +360,34 @@ class Writer:
             self._encode()
 
     def _send(self) -> None:
-        for node, put, batch in self._pipeline.take():
-            session = self._sessions.get(node)
+        last: Outgoing | None = None
+        parts: tuple[bytes | memoryview, ...] = ()
+        for each in self._pipeline.take():
+            _, put, batch = each
+            if last is None or put != last.put or batch is not last.batch:
+                last = each  # the others get the same bytes
+                if batch is None:
+                    parts = (frame.encode_head(put, 0),)
+                else:
+                    view = batch.payload.view()
+                    parts = (frame.encode_head(put, 0, len(view)), view)
+            session = self._sessions.get(each.node)
             if session is not None:
-                session.send(put, batch)
+                session.send_frame(*parts)
         self._set_timer()
 
     def _set_timer(self) -> None:
         if self._is_closing or self._is_over:
             return
-        due_s = self._loop.time() + max(self._pipeline.next_ns() - now_ns(), 0) / 1e9
-        if self._timer is not None:
-            if self._timer.when() <= due_s and not self._timer.cancelled():
-                return  # it fires early and sets itself again
-            self._timer.cancel()
-        self._timer = self._loop.call_at(min(due_s, self._loop.time() + 1.0), self._tick)
+        now_s = self._loop.time()
+        set_s = self._timer.when() if self._timer is not None else NEVER
+        if set_s <= now_s + COMMIT_NOTICE_MS / 1000:
+            return  # it fires early enough, whatever comes, and sets itself again
+        due_s = now_s + min(max(self._pipeline.next_ns() - now_ns(), 0) / 1e9, 1.0)
+        if due_s < set_s:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = self._loop.call_at(due_s, self._tick)
 
     def _tick(self) -> None:
         self._timer = None

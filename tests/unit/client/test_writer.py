@@ -16,7 +16,12 @@ from walle.client.writer import Writer
 from walle.compression import FLAG_ZSTD, Decompressor, make_compressor
 from walle.errors import Code
 from walle.ids import ORIGIN, Position
-from walle.limits import BATCH_BYTES_MAX, ENTRY_DATA_BYTES_MAX, PIPELINE_BYTES_MAX
+from walle.limits import (
+    BATCH_BYTES_MAX,
+    ENTRY_DATA_BYTES_MAX,
+    PIPELINE_BYTES_MAX,
+    PUT_MANY_BYTES_MAX,
+)
 from walle.messages import (
     ClaimReply,
     NodeAddress,
@@ -183,6 +188,8 @@ def test_what_cannot_be_put_is_refused_and_changes_nothing() -> None:
             writer.put_many([])
         with pytest.raises(walle.LocalProtocolError, match="entry 2 has 1048577 bytes"):
             writer.put_many([b"good", bytes(ENTRY_DATA_BYTES_MAX + 1)])
+        with pytest.raises(walle.LocalProtocolError, match="8388609 bytes; at most 8388608 may"):
+            writer.put_many([b"x", *[bytes(PUT_MANY_BYTES_MAX // 16)] * 16])
         assert (writer.tail, writer._encoder.size, len(writer._waiting)) == (ORIGIN, 0, 0)
 
     run(test())
