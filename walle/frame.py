@@ -30,6 +30,8 @@ HEADER_BYTES = HEADER.size
 ALIGNMENT = 8
 
 _CRC = struct.Struct("<I")
+_TYPE_AND_ID = struct.Struct("<HHQ")
+_TYPE_OFFSET = 12
 
 
 class Header(NamedTuple):
@@ -103,8 +105,8 @@ def decode_head(head: memoryview | bytes) -> tuple[int, Message]:
     Raises:
         RemoteProtocolError: the bytes are not such a message.
     """
-    header = Header._make(HEADER.unpack_from(head, 0))
-    return header.request_id, messages.decode(header.type, head, HEADER_BYTES)
+    code, _, request_id = _TYPE_AND_ID.unpack_from(head, _TYPE_OFFSET)
+    return request_id, messages.decode(code, head, HEADER_BYTES)
 
 
 def with_records(head: bytes, records_size: int) -> bytes:

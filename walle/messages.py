@@ -918,12 +918,14 @@ class _Fixed:
 
     def __init__(self) -> None:
         self._format = "<"
-        self._builders: list[type[Any] | None] = []
+        self._fields: list[tuple[type[Any] | None, int]] = []  # and their places in the struct
+        self._count = 0
         self._layout = struct.Struct(self._format)
 
     def add(self, layout: str, builder: type[Any] | None) -> None:
         self._format += layout
-        self._builders.append(builder)
+        self._fields.append((builder, self._count))
+        self._count += 1 if builder is None else 2
         self._layout = struct.Struct(self._format)
 
     @property
@@ -932,7 +934,7 @@ class _Fixed:
 
     def encode(self, values: Any, out: bytearray) -> None:
         flat: list[Any] = []
-        for builder, value in zip(self._builders, values, strict=True):
+        for (builder, _), value in zip(self._fields, values, strict=True):
             if builder is None:
                 flat.append(value)
             else:
@@ -940,10 +942,10 @@ class _Fixed:
         out += self._layout.pack(*flat)
 
     def decode(self, reader: _Reader) -> list[Any]:
-        values = iter(reader.unpack(self._layout))
+        values = reader.unpack(self._layout)
         return [
-            next(values) if builder is None else builder(next(values), next(values))
-            for builder in self._builders
+            values[place] if builder is None else builder(values[place], values[place + 1])
+            for builder, place in self._fields
         ]
 
 

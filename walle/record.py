@@ -342,12 +342,14 @@ def check(payload: Payload, *, where: str) -> Batch:
     Raises:
         CorruptionError: the payload is not wholly good, consecutive records, or is empty.
     """
-    found = scan(payload.view())
-    if found.stop is not Stop.END or not found.count:
+    found, chains = records_scan(payload.view(), None, _NO_BOUND, _NO_BOUND)
+    if found.stop or not found.count:
+        what = Stop(found.stop).name
         raise CorruptionError(
-            where, found.size, expected="a record that passes its checks", found=found.stop.name
+            where, found.size, expected="a record that passes its checks", found=what
         )
-    return Batch(found.first_id, found.prev_chain, found.chains, found.writer, payload)
+    writer = None if found.mixed else WriterId(found.writer_ts, found.writer_nonce)
+    return Batch(found.first_id, found.prev_chain, chains, writer, payload)
 
 
 def decode(buffer: memoryview | bytes, offset: int = 0) -> Entry:

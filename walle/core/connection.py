@@ -67,17 +67,20 @@ class Connection:
         Raises:
             RemoteProtocolError: the other side broke the protocol.
         """
-        offset = 0
-        while (size := self.wanted(data[offset:])) <= len(data) - offset:
+        offset, end = 0, len(data)
+        while end - offset >= frame.HEADER_BYTES:
             header = frame.parse_header(data, offset, size_max=self._size_max)
-            head = data[offset : offset + header.head_size]
+            size, head_size = header.size, header.head_size
+            if size > end - offset:
+                return
+            head = data[offset : offset + head_size]
             frame.check_head(head, header)
             self._check_type(header.type)
-            if header.size > header.head_size and header.type not in _CARRIERS:
+            if size > head_size and header.type not in _CARRIERS:
                 raise RemoteProtocolError(
                     f"{TYPES[header.type].__name__}: bytes follow the message"
                 )
-            records = data[offset + header.head_size : offset + size]
+            records = data[offset + head_size : offset + size]
             offset += size
             yield Frame(header.type, head, records, offset)
 

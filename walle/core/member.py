@@ -151,7 +151,7 @@ class Member:
     @property
     def is_named(self) -> bool:
         """Whether the topology names this node; if not, it keeps its promise and does nothing."""
-        return self.context.node_id in self.topology.everyone
+        return self.topology.has(self.context.node_id)
 
     @property
     def others(self) -> list[str]:

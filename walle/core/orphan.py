@@ -37,8 +37,9 @@ class Orphan:
 
     def watch(self) -> None:
         """To be called when the suffix, the lease or what is asked for may have changed."""
-        if self._is_needed and not self._is_claiming:
-            self._context.timers.set_if_unset(self._key, self._due_ns(), self._check)
+        timers = self._context.timers
+        if not timers.is_set(self._key) and self._is_needed and not self._is_claiming:
+            timers.set(self._key, self._due_ns(), self._check)
 
     @property
     def _is_needed(self) -> bool:

@@ -30,6 +30,10 @@ class StreamTopology(NamedTuple):
         """Old and new members, each once, in a fixed order."""
         return tuple(dict.fromkeys(self.members + self.old_members))
 
+    def has(self, node_id: str) -> bool:
+        """Whether the node is among them."""
+        return node_id in self.members or node_id in self.old_members
+
     @property
     def origin(self) -> Position:
         """The position before the first entry."""

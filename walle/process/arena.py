@@ -63,7 +63,7 @@ class Arena:
         if not self._held[self._chunk]:
             self._free.append(self._chunk)
         invariant(self._free, "reading pauses before the arena is full")
-        self._chunk = self._free.popleft()
+        self._chunk = self._free.pop()
         self.cursor = self._chunk * ARENA_CHUNK_BYTES
 
     def note_unfinished(self, inbox: Inbox, *, is_unfinished: bool) -> None:

@@ -63,7 +63,7 @@ class Consensus:
         self._open_sessions: set[int] = set()
         self._peer_numbers: dict[str, int] = {}
         self._peer_names: dict[int, str] = {}
-        self._told_peers: mail.Peers | None = None
+        self._told_peers: tuple[Hello, dict[str, str]] | None = None
         self._wrong: dict[int, str | None] = {}  # by peer: why it is not the one it should be
         self._arrived: dict[int, ArenaPayload] = {}  # by offset: who has each place last
         context = Context(
@@ -296,21 +296,21 @@ class Consensus:
 
     def _tell_peers(self) -> None:
         """Tells the network which nodes to be connected with, when that has changed."""
-        addresses = self.node.peers()
+        hello, addresses = self.node.handshake.hello(), self.node.peers()
+        if (hello, addresses) == self._told_peers:
+            return
+        self._told_peers = hello, addresses
         for node_id in addresses:
             number = self._peer_numbers.setdefault(node_id, len(self._peer_numbers) + 1)
             self._peer_names[number] = node_id
-        hello = frame.encode_head(self.node.handshake.hello(), 0)
         peers = mail.Peers(
-            hello,
+            frame.encode_head(hello, 0),
             tuple(
                 mail.Peer(self._peer_numbers[node_id], node_id, address)
                 for node_id, address in sorted(addresses.items())
             ),
         )
-        if peers != self._told_peers:
-            self._told_peers = peers
-            self._to_network(mail.pack_peers(peers))
+        self._to_network(mail.pack_peers(peers))
 
     def _describe_process(self) -> dict[str, Any]:
         counters = self._region.counters

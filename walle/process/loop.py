@@ -55,7 +55,8 @@ class Loop:
     def run(self, role: Role) -> None:
         """Works and sleeps until the stop signal."""
         while not self.is_stopping:
-            if not role.do_work() and role.may_sleep():
+            role.do_work()
+            if role.may_sleep():
                 self.sleep((role.next_ns() - now_ns()) / NS_PER_MS)
 
     def sleep(self, ms: float) -> None:

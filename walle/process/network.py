@@ -174,7 +174,7 @@ class Session(asyncio.BufferedProtocol):
             if self.source.kind == mail.SESSION:
                 self.give_up()
             return
-        self.transport.write(b"".join(unsent))
+        sockets.send(self.transport, unsent)
         if self.unsent_bytes > SESSION_BEHIND_BYTES and self.source.kind == mail.SESSION:
             self._network.session_behind(self)
 
@@ -300,7 +300,7 @@ class Network:
             ssl=self._server_tls,
             ssl_handshake_timeout=HANDSHAKE_MS_MAX / 1000 if self._server_tls else None,
         )
-        self._on_bell()
+        self._look()
         sweeper = run_task(self._sweep())
         await stop.wait()
         server.close()
@@ -420,7 +420,7 @@ class Network:
         """
         if self._backlog or not self._region.requests.try_write(*parts):
             if not self._backlog:  # asks for the bell once there is room
-                asyncio.get_running_loop().call_soon(self._on_bell)
+                asyncio.get_running_loop().call_soon(self._look)
             self._backlog.append([bytes(part) for part in parts])
         self._needs_publish = True
 
@@ -449,26 +449,28 @@ class Network:
     # --- from consensus and storage ---------------------------------------------------------------
 
     def _on_bell(self) -> None:
-        """Handles what the two rings hold; sleeps only when both are empty."""
+        self._region.network_bell.clear()
+        self._look()
+
+    def _look(self) -> None:
+        """Handles what the two rings hold, and looks again unless both are empty then."""
         region = self._region
-        region.network_bell.clear()
-        work = self._take(region.outgoing, region.consensus_bell)
-        work += self._take(region.durable, region.storage_bell)
+        self._take(region.outgoing, region.consensus_bell)
+        self._take(region.durable, region.storage_bell)
         self._drain_backlog()
         self.received()
         may_sleep = (
-            not work
-            and (not self._backlog or region.requests.arm_producer(_size(self._backlog[0])))
+            (not self._backlog or region.requests.arm_producer(_size(self._backlog[0])))
             and region.outgoing.arm_consumer()
             and region.durable.arm_consumer()
         )
         if not may_sleep:  # sockets get their turn first
-            asyncio.get_running_loop().call_soon(self._on_bell)
+            asyncio.get_running_loop().call_soon(self._look)
 
-    def _take(self, ring: Ring, producer_bell: Bell) -> int:
+    def _take(self, ring: Ring, producer_bell: Bell) -> None:
         views = ring.consume()
         if not views:
-            return 0
+            return
         places: list[Place] = []
         to_flush: set[Session] = set()
         for view in views:
@@ -487,7 +489,6 @@ class Network:
             self.arena.release(place)
         if ring.release():
             producer_bell.ring()
-        return len(views)
 
     def _deliver(self, each: mail.Mail, to_flush: set[Session], places: list[Place]) -> None:
         if each.place.size:
