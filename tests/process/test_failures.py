@@ -11,6 +11,8 @@ import pytest
 
 from tests.clusters import ROLES, DevNodes, is_alive, wait_until
 from tests.process.load import LEASE_MS, STREAM, Load, check_history, run_under_load
+from walle.client.session import UNSENT_BYTES_MAX
+from walle.limits import BATCH_BYTES_MAX, MEMBER_BACKLOG_BYTES_MAX
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -75,6 +77,53 @@ def test_a_node_that_is_frozen_for_two_leases_does_not_stop_the_writer(tmp_path:
         load = run_under_load(nodes, freeze, Load)
         assert load.longest_pause_s < PAUSE_S_MAX
         assert nodes.tree("n2") == pids, "it went on as it was"
+        check_history(nodes, load)
+
+
+class HeavyLoad(Load):
+    """Puts a megabyte at once, again and again.
+
+    kept_bytes: the most that the writer kept for the members, in its window and for one socket.
+    """
+
+    size = 0
+    kept_bytes = 0
+
+    async def run(self) -> None:
+        last_s = time.monotonic()
+        while True:
+            datas = [b"%d " % (len(self.acknowledged) + index) * 8_000 for index in range(16)]
+            last = await self.writer.put_many(datas)
+            now_s = time.monotonic()
+            self.longest_pause_s = max(self.longest_pause_s, now_s - last_s)
+            last_s = now_s
+            first_id = last.entry_id + 1 - len(datas)
+            self.acknowledged.update(enumerate(datas, first_id))
+            self.size += sum(map(len, datas))
+            self._look()
+
+    def _look(self) -> None:
+        transports = [each._transport for each in self.writer._sessions.values()]
+        unsent = max(each.get_write_buffer_size() for each in transports if each is not None)
+        self.kept_bytes = max(self.kept_bytes, self.writer._pipeline._window_bytes + unsent)
+
+
+def test_a_frozen_node_costs_a_busy_writer_no_time_and_little_memory(tmp_path: Path) -> None:
+    """It is sent no more than its backlog; then it is left to jump, and to fill its gap."""
+    much = 4 * MEMBER_BACKLOG_BYTES_MAX
+    with DevNodes(tmp_path) as nodes:
+        nodes.cli("stream", "create", STREAM)
+        pids = nodes.tree("n2")
+
+        def freeze(load: HeavyLoad) -> None:
+            nodes.signal(pids, signal.SIGSTOP)
+            size = load.size
+            wait_until(lambda: load.size > size + much, "puts go on", 60.0)
+            nodes.signal(pids, signal.SIGCONT)
+
+        load = run_under_load(nodes, freeze, HeavyLoad)
+        assert load.longest_pause_s < PAUSE_S_MAX
+        assert load.kept_bytes < MEMBER_BACKLOG_BYTES_MAX + UNSENT_BYTES_MAX + 4 * BATCH_BYTES_MAX
         check_history(nodes, load)
 
 
