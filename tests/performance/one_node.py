@@ -1,0 +1,161 @@
+"""One node's three processes as objects in this process, which do a batch's work step by step.
+
+The network process's transport is a stand-in; rings, arena, core, store and disk are the real ones.
+So what a step takes can be counted, or compared with another, without the system's scheduling.
+"""
+
+from __future__ import annotations
+
+import socket
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from tests.unit.making import THREE, W1
+from tests.unit.process.stages import Room, Writing
+from walle import frame
+from walle.config import NodeConfig
+from walle.core import effects
+from walle.core.effects import Promise
+from walle.ids import CLUSTER_STREAM_NAME, NO_IDENTITY, ORIGIN, STREAM_CLUSTER
+from walle.messages import PROTOCOL_VERSION, ROLE_CLIENT, Hello, NodeRecord, Put
+from walle.process.consensus import Consensus
+from walle.process.network import Network
+from walle.process.storage import Storage
+from walle.record import Encoder
+from walle.ring.region import Region
+from walle.storage.store import Store
+from walle.storage.vfs import RealFiles
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from walle.record import Batch
+
+STREAM = 7
+IDENTITIES = {f"n{number}": bytes([number]) * 16 for number in (1, 2, 3)}
+ADDRESSES = {node: f"127.0.0.1:{10 + number}" for number, node in enumerate(IDENTITIES)}
+LEASE_MS = 60_000
+
+
+class Transport:
+    """In place of a connection's. sent: what was written to it."""
+
+    def __init__(self) -> None:
+        self.sent: list[bytes] = []
+        self._socket = socket.socket()
+
+    def get_extra_info(self, name: str) -> Any:
+        return {"socket": self._socket, "sslcontext": True}.get(name)
+
+    def set_write_buffer_limits(self, **_limits: int) -> None:
+        pass
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def is_closing(self) -> bool:
+        return False
+
+    def write(self, data: bytes) -> None:
+        self.sent.append(bytes(data))
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+def make_directory(directory: Path) -> None:
+    """A data directory whose node is a member of a stream that W1 has claimed."""
+    store = Store(directory, RealFiles())
+    nodes = tuple(NodeRecord(node, ADDRESSES[node], IDENTITIES[node]) for node in IDENTITIES)
+    for action in (
+        effects.SetCluster(b"c" * 16, nodes),
+        effects.SetTopology(STREAM_CLUSTER, CLUSTER_STREAM_NAME, THREE),
+        effects.SetTopology(STREAM, "/s", THREE),
+        effects.SetPromise(STREAM, Promise(W1, "writer", LEASE_MS, 0)),
+    ):
+        store.execute(action)
+    store.sync()
+    store.finish()
+
+
+class OneNode:
+    """n1, and a writer that has connected with it.
+
+    steps: what is done for a batch, in order. Each does one pass of a process's work.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        make_directory(directory)
+        self.region = Region()
+        loop: Any = Writing()
+        room: Any = Room()
+        self.store = Store(directory, RealFiles())
+        self.storage = Storage(loop, self.region, self.store, room, scrub_bytes_per_second=0)
+        self.storage.do_work()
+        config = NodeConfig("n1", ADDRESSES["n1"], directory, {"n1": ADDRESSES["n1"]})
+        self.consensus = Consensus(loop, self.region, config, IDENTITIES["n1"])
+        self.consensus.start()
+        self.network = Network(self.region)
+        self.region.outgoing.consume()  # whom to connect with, which is left out here
+        self.region.outgoing.release()
+        self.transport = Transport()
+        self._session = self.network._accept()
+        transport: Any = self.transport
+        self._session.connection_made(transport)
+        self._encoder = Encoder(W1, ORIGIN)
+        self._transmission = 0
+        self._frame = frame.encode_head(
+            Hello(PROTOCOL_VERSION, ROLE_CLIENT, NO_IDENTITY, "", NO_IDENTITY), 1
+        )
+        self.steps: dict[str, Callable[[], object]] = {
+            "network receives": self._receive,
+            "consensus": self.consensus.do_work,
+            "storage": self.storage.do_work,
+            "network sends": self._send,
+        }
+        self.run()
+
+    def put(self, count: int, data_bytes: int) -> Batch:
+        """A frame with so many equal entries comes next."""
+        committed = self._encoder.tail
+        self._encoder.add_all([bytes(data_bytes)] * count, 0)
+        batch = self._encoder.take()
+        self._transmission += 1
+        message = Put(STREAM, 1, W1, self._transmission, committed, relay=0, mark=0)
+        head = frame.encode_head(message, 0, batch.payload.size)
+        self._frame = head + batch.payload.view()
+        return batch
+
+    def run(self) -> None:
+        """All steps."""
+        for step in self.steps.values():
+            step()
+
+    def _receive(self) -> None:
+        data = memoryview(self._frame)
+        while data:
+            room = self._session.get_buffer(-1)
+            size = min(len(room), len(data))
+            room[:size] = data[:size]
+            data = data[size:]
+            self._session.buffer_updated(size)
+
+    def _send(self) -> None:
+        self.network._take(self.region.outgoing, self.region.consensus_bell)
+        self.network._take(self.region.durable, self.region.storage_bell)
+
+    def close(self) -> None:
+        self.transport.close()
+        self.store.close()
+        self.region.close()
+
+
+@contextmanager
+def one_node(directory: Path) -> Iterator[OneNode]:
+    """For the length of the block."""
+    node = OneNode(directory)
+    try:
+        yield node
+    finally:
+        node.close()

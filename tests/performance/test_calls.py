@@ -1,0 +1,56 @@
+"""How much Python runs for a batch in each of a node's processes: counted, so that it is the same
+on every machine. A step of a microsecond too many is found here before it can be measured."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+from tests.performance.one_node import one_node
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+CALLS_MAX = {
+    "network receives": 110,
+    "consensus": 280,
+    "storage": 195,
+    "network sends": 60,
+}
+"""Of Python functions and of built-in ones, for one put; a few more than there are."""
+
+
+def calls_of(work: Callable[[], object]) -> int:
+    """How many functions are called in it."""
+    count = 0
+
+    def on_event(_frame: Any, event: str, _argument: Any) -> None:
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    sys.setprofile(on_event)
+    try:
+        work()
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+def test_a_batch_costs_few_calls_whatever_is_in_it(tmp_path: Path) -> None:
+    rounds = 8
+    with one_node(tmp_path) as node:
+        found: dict[int, dict[str, int]] = {}
+        for count in (1, 400):
+            costs: dict[str, list[int]] = {name: [] for name in node.steps}
+            for _ in range(rounds):
+                node.put(count, 1_000)
+                for name, step in node.steps.items():
+                    costs[name].append(calls_of(step))
+            # The least: now and then a segment is begun, or the commit point is noted.
+            found[count] = {name: min(calls) for name, calls in costs.items()}
+        answers = len(node.transport.sent) - 1
+    assert answers == 2 * rounds, "each put was answered"
+    for name, calls in found[1].items():
+        assert calls <= CALLS_MAX[name], f"{name}: {calls} calls for a put"
+        assert found[400][name] < calls + 40, f"{name}: its cost is that of batches, not of entries"

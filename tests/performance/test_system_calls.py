@@ -1,0 +1,93 @@
+"""How often a node's processes call the system, and are woken, for one put; counted by strace."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import signal
+import subprocess
+import time
+from collections import Counter
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+import walle
+from tests.clusters import ROLES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.clusters import DevNodes
+
+pytestmark = pytest.mark.slow
+
+PUTS = 200
+CALLS_MAX = {"network": 8.0, "consensus": 4.0, "storage": 6.5}
+"""For one frame that arrives, with a put or a heartbeat. The network process waits, receives, and
+rings; waits, clears its bell, and sends: 6. Consensus waits, clears its bell, and rings if storage
+sleeps: 2 or 3. Storage writes the records and their note, syncs, and rings: 4, or 6 if it slept."""
+IDLE_S = 2.0
+IDLE_CALLS_MAX = 60.0
+"""A second, by each process, with a few streams and no writer."""
+
+
+@contextmanager
+def counted(pids: dict[str, int], directory: Path) -> Iterator[dict[str, Counter[str]]]:
+    """The system calls of these processes during the block; known after it."""
+    if shutil.which("strace") is None:
+        pytest.skip("strace is not installed: apt-get install strace")
+    found: dict[str, Counter[str]] = {}
+    tracers = {}
+    for role, pid in pids.items():
+        command = ["strace", "-f", "-c", "-o", str(directory / role), "-p", str(pid)]
+        tracers[role] = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        for tracer in tracers.values():
+            assert tracer.stderr is not None
+            line = tracer.stderr.readline()
+            if "Operation not permitted" in line:
+                pytest.skip("processes may not be traced here: sysctl kernel.yama.ptrace_scope=0")
+            assert "attached" in line, line
+        yield found
+    finally:
+        for tracer in tracers.values():
+            tracer.send_signal(signal.SIGINT)
+            tracer.communicate(timeout=30)
+    for role in pids:
+        lines = [line.split() for line in (directory / role).read_text().splitlines()[2:-2]]
+        found[role] = Counter({line[-1]: int(line[3]) for line in lines})
+
+
+def test_a_put_takes_few_system_calls(nodes: DevNodes, stream: str, tmp_path: Path) -> None:
+    async def put_one_by_one() -> None:
+        async with (
+            walle.connect(nodes.connect) as client,
+            client.claim(stream, address="me", lease_ms=10_000) as writer,
+        ):
+            await writer.put(b"first")
+            with counted(pids, tmp_path) as found:
+                for _ in range(PUTS):
+                    await writer.put(bytes(50))  # all fit the first segment
+            calls.update(found)
+
+    pids = {role: nodes.child("n1", role) for role in ROLES}
+    calls: dict[str, Counter[str]] = {}
+    asyncio.run(put_one_by_one())
+    frames = calls["network"]["recvfrom"]
+    assert frames >= PUTS // 2, "several puts may come as one if n1 is slow"
+    for role, most in CALLS_MAX.items():
+        assert calls[role].total() / frames <= most, f"{role}: {frames} frames, {calls[role]}"
+    assert not calls["storage"]["fallocate"], "what is appended to is there already"
+    assert not calls["storage"]["fsync"], "no name changes"
+
+
+def test_an_idle_node_sleeps(nodes: DevNodes, tmp_path: Path) -> None:
+    pids = {role: nodes.child("n1", role) for role in ROLES}
+    time.sleep(0.5)
+    with counted(pids, tmp_path) as found:
+        time.sleep(IDLE_S)
+    for role, calls in found.items():
+        assert calls.total() / IDLE_S <= IDLE_CALLS_MAX, f"{role}: {calls}"
