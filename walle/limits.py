@@ -107,7 +107,7 @@ PIPELINE_BYTES_MAX = 32 * MIB
 MEMBER_BACKLOG_BYTES_MAX = 8 * MIB
 BATCH_BYTES_MAX = 512 * KIB
 PUT_MANY_BYTES_MAX = 8 * MIB
-"""Of the data that one call may put."""
+"""Of the records that one call may put."""
 
 # Storage.
 READS_QUEUED_MAX = 16_384
@@ -183,6 +183,11 @@ invariant(
 )
 invariant(
     PUT_MANY_BYTES_MAX <= PIPELINE_BYTES_MAX // 4, "one call's entries do not fill the pipeline"
+)
+invariant(
+    BATCH_BYTES_MAX // 48 <= FRAME_RECORDS_COUNT_MAX
+    and PIPELINE_ENTRIES_MAX + BATCH_BYTES_MAX // 48 <= UNCOMMITTED_ENTRIES_MAX,
+    "a batch of empty entries fits a frame, and members hold it",
 )
 invariant(BATCH_BYTES_MAX <= FRAME_BYTES_MAX // 2, "a batch fits a frame")
 invariant(

@@ -166,6 +166,18 @@ class Batch:
         return replace(self, payload=self.payload.detach())
 
 
+def joined(batches: Sequence[Batch]) -> Batch:
+    """Consecutive batches of one writer, at least one, as one."""
+    first = batches[0]
+    if len(batches) == 1:
+        return first
+    chains = array("Q", first.chains)
+    for batch in batches[1:]:
+        chains += batch.chains
+    data = b"".join([batch.payload.view() for batch in batches])
+    return replace(first, chains=chains, payload=Bytes(data))
+
+
 class Entry(NamedTuple):
     """One entry, decoded.
 
@@ -415,6 +427,7 @@ __all__ = [
     "decode",
     "decode_all",
     "encode",
+    "joined",
     "scan",
     "size_of",
 ]

@@ -27,7 +27,7 @@ from walle.compression import Decompressor
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Sequence
+    from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator, Sequence
     from contextlib import AbstractAsyncContextManager, AbstractContextManager
     from datetime import datetime
     from typing import Unpack
@@ -101,7 +101,7 @@ class Writer:
         kept = data if type(data) is bytes else bytes(memoryview(data))
         return self._hand_over(lambda: self._writer.put(kept))
 
-    def put_many(self, datas: Sequence[Buffer]) -> Future[Position]:
+    def put_many(self, datas: Iterable[Buffer]) -> Future[Position]:
         """As `walle.Writer.put_many`; waits by itself while too much is in flight."""
         taken = threading.Event()
 
@@ -149,7 +149,11 @@ class Writer:
     @property
     def tail(self) -> Position:
         """The last entry put, durable or not yet."""
-        return self._writer.tail
+
+        async def tail() -> Position:  # it may have to be encoded, which is the loop's to do
+            return self._writer.tail
+
+        return self._loop.run(tail())
 
     @property
     def committed(self) -> Position:

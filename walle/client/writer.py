@@ -36,10 +36,10 @@ from walle.limits import (
     UNCOMMITTED_ENTRIES_MAX,
 )
 from walle.messages import PutReply, Release, ReleaseReply
-from walle.record import Encoder
+from walle.record import HEADER_BYTES, Encoder, joined
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator
 
     from walle.client.client import Client
     from walle.client.session import Session
@@ -120,7 +120,7 @@ class Writer:
         Puts are pipelined and keep their order.
 
         Args:
-            data: bytes; or a buffer of bytes, which is copied before this returns, and only once.
+            data: bytes; or a buffer of bytes, which is copied before this returns.
 
         Raises:
             Busy: too much is in flight; nothing was done. `await drain()` first.
@@ -135,7 +135,7 @@ class Writer:
             data, flags = self.compressor.pack(bytes(_plain(data)))
         return self.put_stored(data, flags, time.time_ns() // 1000)
 
-    def put_many(self, datas: Sequence[Buffer]) -> asyncio.Future[Position]:
+    def put_many(self, datas: Iterable[Buffer]) -> asyncio.Future[Position]:
         """As `put`, of many entries, in this order, at far less cost each.
 
         Await the result for the last one's position: the others are right before it. Where it
@@ -144,22 +144,25 @@ class Writer:
 
         Raises:
             LocalProtocolError: as for `put`; nothing was done. Also if there are no entries, or
-                more than PUT_MANY_BYTES_MAX (8 MiB) of data.
+                they are larger than one call may put (8 MiB, with 48 bytes for each).
         """
         self._check_may_put()
+        datas = list(datas)
         if not datas:
             raise LocalProtocolError("put_many was given no entries")
         is_kept = set(map(type, datas)) == {bytes}
         if not is_kept:
             datas = list(map(_plain, datas))
-        size = sum(map(len, datas))
+        size = sum(map(len, datas)) + HEADER_BYTES * len(datas)
         if size > PUT_MANY_BYTES_MAX:
             raise LocalProtocolError(
-                f"put_many was given {size} bytes; at most {PUT_MANY_BYTES_MAX} may be put at once"
+                f"put_many was given entries of {size} bytes, each with {HEADER_BYTES} of its own; "
+                f"at most {PUT_MANY_BYTES_MAX} may be put at once"
             )
         flags = None
         if self.compressor is not None:
-            datas, flags = zip(*map(self.compressor.pack, map(bytes, datas)), strict=True)
+            packed = [self.compressor.pack(bytes(data)) for data in datas]
+            datas, flags = [data for data, _ in packed], [each for _, each in packed]
         self._encoder.add_all(datas, time.time_ns() // 1000, flags)
         return self._added(is_kept=is_kept)
 
@@ -343,10 +346,19 @@ class Writer:
         while self._may_send and (self._unsent or self._encoder.size >= bytes_min):
             if not self._unsent:
                 self._encode()
-            batch = self._unsent.popleft()
-            self._unsent_bytes -= batch.payload.size
-            self._pipeline.put(batch, now_ns())
+            self._pipeline.put(self._take_unsent(), now_ns())
         self._send()
+
+    def _take_unsent(self) -> Batch:
+        """What is encoded, as one batch as far as it fits one: what was put singly may have had to
+        be encoded at once."""
+        taken = [self._unsent.popleft()]
+        size = taken[0].payload.size
+        while self._unsent and size + self._unsent[0].payload.size <= BATCH_BYTES_MAX:
+            taken.append(self._unsent.popleft())
+            size += taken[-1].payload.size
+        self._unsent_bytes -= size
+        return joined(taken)
 
     def _encode(self) -> None:
         """Makes the next batch of what was put."""

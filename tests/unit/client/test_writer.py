@@ -30,7 +30,7 @@ from walle.messages import (
     StreamSettings,
     WriterStatusReply,
 )
-from walle.record import decode_all, size_of
+from walle.record import check, decode_all, size_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine
@@ -169,8 +169,31 @@ def test_buffers_may_be_used_again_at_once() -> None:
         buffer[:] = b"again"
         words[0] = 0
         await asyncio.sleep(0)
-        found = [data for batch in batches_of(writer) for data in data_of(batch)]
+        [batch] = batches_of(writer)
+        found = data_of(batch)
         assert found == [b"irst", b"other", b"first", b"\1\0\0\0"]
+
+    run(test())
+
+
+def test_tail_may_be_asked_after_each_put() -> None:
+    """It takes a chain, so what was put is encoded by itself; it travels together all the same."""
+
+    async def test() -> None:
+        writer = make_writer()
+        tails = []
+        for number in range(5):
+            writer.put(b"%d" % number)
+            tails.append(writer.tail)
+        writer.put_many([b"5"] * 3)
+        large = BATCH_BYTES_MAX - 200
+        writer.put(bytearray(large))
+        await asyncio.sleep(0)
+        first, second = batches_of(writer)
+        assert tails == [first.position_at(entry_id) for entry_id in range(1, 6)]
+        assert data_of(first) == [b"0", b"1", b"2", b"3", b"4", b"5", b"5", b"5"]
+        assert check(first.payload, where="test") == first
+        assert (second.before, data_of(second)) == (first.last, [bytes(large)])
 
     run(test())
 
@@ -185,10 +208,10 @@ def test_what_cannot_be_put_is_refused_and_changes_nothing() -> None:
                 writer.put_many(refused)
             writer.compressor = None if writer.compressor else make_compressor("zstd")
         with pytest.raises(walle.LocalProtocolError, match="no entries"):
-            writer.put_many([])
+            writer.put_many(iter([]))
         with pytest.raises(walle.LocalProtocolError, match="entry 2 has 1048577 bytes"):
             writer.put_many([b"good", bytes(ENTRY_DATA_BYTES_MAX + 1)])
-        with pytest.raises(walle.LocalProtocolError, match="8388609 bytes; at most 8388608 may"):
+        with pytest.raises(walle.LocalProtocolError, match=r"of 8389425 bytes, .* 8388608 may"):
             writer.put_many([b"x", *[bytes(PUT_MANY_BYTES_MAX // 16)] * 16])
         assert (writer.tail, writer._encoder.size, len(writer._waiting)) == (ORIGIN, 0, 0)
 
@@ -212,12 +235,12 @@ def test_each_of_many_entries_is_compressed() -> None:
 def test_puts_are_refused_while_too_much_waits_to_be_sent() -> None:
     async def test() -> None:
         writer = make_writer()
-        large = [bytes(ENTRY_DATA_BYTES_MAX)] * 8
+        large = [bytes(ENTRY_DATA_BYTES_MAX // 2)] * 15
         while writer.has_room:
             writer.put_many(large)
         sent_bytes = writer._pipeline.uncommitted_bytes
         assert PIPELINE_BYTES_MAX <= sent_bytes < PIPELINE_BYTES_MAX + 2 * ENTRY_DATA_BYTES_MAX
-        for _ in range(PIPELINE_BYTES_MAX // (8 * ENTRY_DATA_BYTES_MAX)):
+        for _ in range(PIPELINE_BYTES_MAX * 2 // (15 * ENTRY_DATA_BYTES_MAX)):
             writer.put_many(large)
         before = writer.tail
         with pytest.raises(walle.Busy, match="wait to be sent"):
