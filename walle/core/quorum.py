@@ -31,12 +31,9 @@ def majority_value(topology: StreamTopology, values: Mapping[str, int]) -> int:
 
     values: by node id; a node without one has reached 0.
     """
-    return min(
-        sorted((values.get(member, 0) for member in members), reverse=True)[
-            majority_size(len(members)) - 1
-        ]
-        for members in _sets(topology)
-    )
+    # Lists: with so few members, generators would cost more than all the rest.
+    reached = [sorted([values.get(member, 0) for member in each]) for each in _sets(topology)]
+    return min([each[-majority_size(len(each))] for each in reached])
 
 
 def majority_bound(topology: StreamTopology, values: Mapping[str, int]) -> int | None:
