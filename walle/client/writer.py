@@ -564,7 +564,7 @@ class Writer:
             await asyncio.sleep(RECONNECT_S_MIN)
         committed = await self._client.committed(self.stream)
         durable = self._committed
-        last_id = min(committed.entry_id, self._waiting[-1][0])
+        last_id = min(committed.entry_id, self._encoder.last_id)
         if last_id > durable.entry_id:
             history = self._client.read(self.stream, start=durable.entry_id + 1, end=last_id + 1)
             async for entry in history:
