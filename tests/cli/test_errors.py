@@ -75,6 +75,7 @@ def fail(nodes: DevNodes, *arguments: str, data: bytes = b"") -> tuple[int, str]
         (["node"], 2, "--config"),
         (["bench", "--size", "2MiB"], 2, "an entry has at most 1048576 bytes"),
         (["bench", "--size", "many"], 2, "--size"),
+        (["bench", "--size", "1MiB", "--batch", "9"], 2, "at most 8388608 bytes are put at once"),
         (["bench", "--rate", "9", "--in-flight", "9"], 2, "exclude each other"),
         (["bench", "--members", "n1", "--replicas", "1"], 2, "exclude each other"),
         (["bench", "--report", "/no/such/directory/r.html"], 2, "/no/such/directory/r.html"),

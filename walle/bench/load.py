@@ -8,7 +8,7 @@ import os
 import socket
 from collections import deque
 from contextlib import AsyncExitStack, suppress
-from itertools import count, cycle
+from itertools import count, cycle, islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from walle.bench.worker import now_ns, run, sleep_until
@@ -31,6 +31,10 @@ IN_A_ROW_MAX = 64
 """How many batches that are due are put before answers are looked at."""
 
 
+Batch = tuple[list[bytes], int]
+"""Entries to be put at once, and how many bytes they have together."""
+
+
 class Pending(NamedTuple):
     """Entries that were put at once; `last` is the put of the last one."""
 
@@ -46,13 +50,13 @@ class Stream:
     wanted: how many entries are to be in flight; 0: only what is due is put.
     """
 
-    def __init__(self, writer: Writer, data: Iterator[bytes], batch: int, tally: Tally) -> None:
+    def __init__(self, writer: Writer, batches: Iterator[Batch], batch: int, tally: Tally) -> None:
         self._writer = writer
-        self._data = data
+        self._batches = batches
         self._batch = batch
         self._tally = tally
         self._pending: deque[Pending] = deque()
-        self._overdue: deque[tuple[int, int]] = deque()
+        self._overdue: deque[int] = deque()
         self._unfinished = 0
         self.wanted = 0
         writer.on_committed = lambda _committed: self.proceed()
@@ -66,7 +70,7 @@ class Stream:
         """A batch is due: puts it, as soon as there is room for it."""
         self._tally.due(due_ns, self._batch)
         self._unfinished += self._batch
-        self._overdue.append((due_ns, self._batch))
+        self._overdue.append(due_ns)
         self._put_overdue()
 
     def proceed(self) -> None:
@@ -88,33 +92,25 @@ class Stream:
 
     def _put_overdue(self) -> None:
         overdue = self._overdue
-        while overdue and self._writer.has_room:
-            due_ns, wanted = overdue.popleft()
-            left = self._put(due_ns, wanted)
-            if left:
-                overdue.appendleft((due_ns, left))
-                return
+        while overdue and self._writer.has_room and self._put(overdue[0]):
+            overdue.popleft()
 
-    def _put(self, due_ns: int, wanted: int) -> int:
-        """Puts so many entries at once; returns how many of them have to wait."""
-        put, data = self._writer.put, self._data
-        size_bytes, left = 0, wanted
-        last: asyncio.Future[Position] | None = None
+    def _put(self, due_ns: int) -> bool:
+        """Puts the next batch; returns whether that is done with."""
+        entries, size_bytes = next(self._batches)
         try:
-            while left:
-                entry = next(data)
-                last = put(entry)
-                size_bytes += len(entry)
-                left -= 1
+            if len(entries) == 1:
+                last = self._writer.put(entries[0])
+            else:
+                last = self._writer.put_many(entries)
         except Busy:
-            pass
+            return False
         except WalleError as error:
-            self._tally.failed(due_ns, left, error)
-            self._unfinished -= left
-            wanted, left = wanted - left, 0
-        if last is not None:
-            self._pending.append(Pending(due_ns, wanted - left, size_bytes, last))
-        return left
+            self._tally.failed(due_ns, self._batch, error)
+            self._unfinished -= self._batch
+        else:
+            self._pending.append(Pending(due_ns, self._batch, size_bytes, last))
+        return True
 
 
 async def put_all(client: Client, part: Part, course: Course) -> None:
@@ -122,7 +118,7 @@ async def put_all(client: Client, part: Part, course: Course) -> None:
     workload = part.workload
     numbers = workload.share(workload.streams, part.client)
     names = workload.names
-    data = cycle(workload.data(seed=part.client))
+    batches = cycle(_batches(workload.data(seed=part.client), workload.batch))
     address = f"walle-bench@{socket.gethostname()}:{os.getpid()}"
     with suppress(TimeoutError):
         async with AsyncExitStack() as claims:
@@ -133,7 +129,7 @@ async def put_all(client: Client, part: Part, course: Course) -> None:
             gc.collect()
             gc.freeze()  # what is there now stays: it need not be looked at again
             await course.start()
-            streams = [Stream(writer, data, workload.batch, course.tally) for writer in writers]
+            streams = [Stream(writer, batches, workload.batch, course.tally) for writer in writers]
             if workload.rate:
                 await _put_due(part, course, dict(zip(numbers, streams, strict=True)))
             else:
@@ -143,6 +139,13 @@ async def put_all(client: Client, part: Part, course: Course) -> None:
                     await asyncio.sleep(LOOK_S)
                     for stream in streams:
                         stream.proceed()
+
+
+def _batches(data: list[bytes], size: int) -> list[Batch]:
+    """As many batches as there are data, which come in turn."""
+    turns = cycle(data)
+    made = [list(islice(turns, size)) for _ in data]
+    return [(entries, sum(map(len, entries))) for entries in made]
 
 
 async def _keep_in_flight(part: Part, course: Course, streams: list[Stream]) -> None:

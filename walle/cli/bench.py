@@ -32,7 +32,7 @@ from walle.cli.common import (
 )
 from walle.cli.quantities import size as parse_size
 from walle.dev import dev_cluster
-from walle.limits import ENTRY_DATA_BYTES_MAX, PIPELINE_ENTRIES_MAX
+from walle.limits import ENTRY_DATA_BYTES_MAX, PIPELINE_ENTRIES_MAX, PUT_MANY_BYTES_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -79,7 +79,7 @@ DEV_NODES = 3
     type=click.IntRange(1, PIPELINE_ENTRIES_MAX),
     default=1,
     show_default=True,
-    help="Entries put at once.",
+    help="Entries put by one call, `put_many`.",
 )
 @click.option(
     "--seconds",
@@ -166,9 +166,13 @@ def bench(
         raise click.UsageError("--replicas and --members exclude each other")
     if rate and in_flight:
         raise click.UsageError("--rate and --in-flight exclude each other: what is due is put")
+    size_bytes = _entry_size(size)
+    if batch * size_bytes > PUT_MANY_BYTES_MAX:
+        text = f"--batch: at most {PUT_MANY_BYTES_MAX} bytes are put at once, not {batch} of {size}"
+        raise click.UsageError(text)
     workload = Workload(
         streams=streams,
-        size_bytes=_entry_size(size),
+        size_bytes=size_bytes,
         distribution=distribution,
         rate=rate,
         in_flight=max(in_flight or IN_FLIGHT_DEFAULT, batch),

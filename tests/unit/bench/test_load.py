@@ -40,12 +40,19 @@ class FakeWriter:
         return self.room > 0
 
     def put(self, data: bytes) -> asyncio.Future[Position]:
-        assert data == DATA
+        return self._put([data])
+
+    def put_many(self, datas: list[bytes]) -> asyncio.Future[Position]:
+        assert len(datas) > 1
+        return self._put(datas)
+
+    def _put(self, datas: list[bytes]) -> asyncio.Future[Position]:
+        assert set(datas) == {DATA}
         if self.error is not None:
             raise self.error
-        if self.room <= 0:
+        if self.room < len(datas):
             raise Busy("full")
-        self.room -= 1
+        self.room -= len(datas)
         self.in_flight.append(self._loop.create_future())
         return self.in_flight[-1]
 
@@ -67,7 +74,8 @@ class Stage:
         self.tally = Tally(0, END_NS)
 
     def stream(self, batch: int = 1) -> Stream:
-        return Stream(cast("Writer", self.writer), repeat(DATA), batch, self.tally)
+        batches = repeat(([DATA] * batch, batch * len(DATA)))
+        return Stream(cast("Writer", self.writer), batches, batch, self.tally)
 
     def totals(self) -> dict[str, Any]:
         return self.tally.totals()
@@ -110,16 +118,14 @@ def test_what_finds_no_room_is_put_later_and_keeps_its_due_time(stage: Stage) ->
     assert taken["count"] == 0, "they ended too late to be part of the throughput"
 
 
-def test_batch_that_finds_room_for_a_part_is_put_in_parts(stage: Stage) -> None:
+def test_batch_that_finds_no_room_is_put_as_a_whole_later(stage: Stage) -> None:
     stream = stage.stream(batch=10)
     stage.writer.room = 4
     stream.offer(1)
-    assert len(stage.writer.in_flight) == 4
-    stage.writer.end(4)
-    stage.writer.room = 6
+    assert not stage.writer.in_flight
+    stage.writer.room = 10
     stream.proceed()
-    assert len(stage.writer.in_flight) == 6
-    stage.writer.end(6)
+    stage.writer.end(1)
     stream.proceed()
     assert stage.totals() == {"due": 10, "done": 10, "failed": {}, "unanswered": 0}
     assert stage.tally.take()["bytes"] == 10 * len(DATA)
@@ -129,12 +135,12 @@ def test_closed_loop_keeps_as_many_in_flight_as_wanted(stage: Stage) -> None:
     stream = stage.stream(batch=3)
     stream.wanted = 10
     stream.proceed()
-    assert len(stage.writer.in_flight) == 9
-    stage.writer.end(4)
+    assert len(stage.writer.in_flight) == 3
+    stage.writer.end(1)
     stream.proceed()
-    assert len(stage.writer.in_flight) == 8, "one batch of three has ended as a whole"
+    assert len(stage.writer.in_flight) == 3
     stage.now_ns = END_NS
-    stage.writer.end(8)
+    stage.writer.end(3)
     stream.proceed()
     assert stream.is_idle, "nothing is put after the end"
 
@@ -146,7 +152,7 @@ def test_failures_are_counted_and_not_repeated(stage: Stage) -> None:
     assert stream.is_idle
     stage.writer.error = None
     stream.offer(2)
-    stage.writer.end(2, DiskFull("full"))
+    stage.writer.end(1, DiskFull("full"))
     stream.proceed()
     assert stage.totals() == {"due": 4, "done": 0, "failed": {"DiskFull": 4}, "unanswered": 0}
 
