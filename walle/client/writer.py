@@ -53,6 +53,9 @@ RECONNECT_S_MIN = 0.05
 RECONNECT_S_MAX = 1.0
 RESOLVE_S = 10.0
 RELEASE_S = 2.0
+BATCHES_IN_FLIGHT = 4
+"""With so many that are not durable yet, what is put waits for one of them, or for a full batch. So
+batches grow where the members do not keep up with small ones; where they do, nothing waits."""
 
 
 class Writer:
@@ -334,9 +337,10 @@ class Writer:
         return self._pipeline.has_room and in_flight < PIPELINE_ENTRIES_MAX
 
     def _flush(self) -> None:
-        """Sends what was put since the last turn of the loop."""
+        """Sends what was put since the last turn of the loop, unless it has to wait."""
         self._is_flush_due = False
-        self._send_batches(1)
+        is_busy = len(self._uncommitted) >= BATCHES_IN_FLIGHT
+        self._send_batches(BATCH_BYTES_MAX if is_busy else 1)
 
     def _send_batches(self, bytes_min: int) -> None:
         """Hands to the pipeline what is encoded, and what is not encoded yet while it has so many

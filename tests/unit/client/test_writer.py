@@ -12,7 +12,7 @@ import walle
 from tests.unit.making import W1, W2, entries
 from walle.client import writer as writer_module
 from walle.client.session import now_ns
-from walle.client.writer import Writer
+from walle.client.writer import BATCHES_IN_FLIGHT, Writer
 from walle.compression import FLAG_ZSTD, Decompressor, make_compressor
 from walle.errors import Code
 from walle.ids import ORIGIN, Position
@@ -138,6 +138,35 @@ def test_entries_put_in_one_turn_travel_together_in_order() -> None:
         answer(writer, "n2", Code.OK, batch.last)
         assert [await put for put in puts] == [batch.position_at(each) for each in (1, 4, 5)]
         assert writer.committed == writer.tail == batch.last
+
+    run(test())
+
+
+def test_batches_grow_while_several_are_in_flight() -> None:
+    async def test() -> None:
+        writer = make_writer()
+        for count in range(1, BATCHES_IN_FLIGHT + 3):
+            writer.put(b"%d" % count)
+            await asyncio.sleep(0)
+            assert len(batches_of(writer)) == min(count, BATCHES_IN_FLIGHT)
+        first = batches_of(writer)[0]
+        for node in ("n1", "n2"):
+            answer(writer, node, Code.OK, first.last)
+        *_, last = batches_of(writer)
+        assert len(batches_of(writer)) == BATCHES_IN_FLIGHT
+        assert data_of(last) == [b"%d" % (BATCHES_IN_FLIGHT + more) for more in (1, 2)]
+
+    run(test())
+
+
+def test_full_batch_waits_for_nothing() -> None:
+    async def test() -> None:
+        writer = make_writer()
+        for _ in range(BATCHES_IN_FLIGHT):
+            writer.put(b"small")
+            await asyncio.sleep(0)
+        writer.put_many([bytes(BATCH_BYTES_MAX // 2)] * 2)
+        assert len(batches_of(writer)) == BATCHES_IN_FLIGHT + 1
 
     run(test())
 
