@@ -84,7 +84,7 @@ TAIL_PAGE_ENTRIES = 8_192
 FETCH_BYTES_MAX = 512 * KIB
 BACKFILL_TURNS_MAX = 4
 """How many streams of one node fetch what they lack at the same time."""
-BACKFILL_BYTES_PER_SECOND_DEFAULT = 64 * MIB
+BACKFILL_BYTES_PER_SECOND_DEFAULT = 16 * MIB
 
 # A node.
 CLAIMS_COUNT_MAX = 256

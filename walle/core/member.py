@@ -399,7 +399,8 @@ class Member:
             return self.diverged(committed)
         if self._missing is None or committed.entry_id > self._missing.entry_id:
             self._missing = committed
-        wait_ms = min(JUMP_WAIT_MS_MAX, self.promise.lease_ms / 4)
+        # What is only late comes soon; to a new member nobody has sent what it lacks.
+        wait_ms = 0 if self.history.is_empty else min(JUMP_WAIT_MS_MAX, self.promise.lease_ms / 4)
         self.context.timers.set_if_unset(
             ("jump", self.stream_id), self.context.after_ms(wait_ms), self._jump
         )

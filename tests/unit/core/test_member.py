@@ -10,7 +10,7 @@ from walle.core import member as member_module
 from walle.core.topology import StreamTopology
 from walle.errors import Code
 from walle.ids import ANY_WRITER, ORIGIN, IdRange, Position
-from walle.limits import ADOPTION_COUNT_MAX
+from walle.limits import ADOPTION_COUNT_MAX, LEASE_MS_MIN
 from walle.messages import (
     Fetch,
     FetchReply,
@@ -106,6 +106,16 @@ def test_damaged_member_promises_but_does_not_tell_its_tail() -> None:
     bench.pass_ms(1_000)
     tail = next(each for each in bench.answers() if isinstance(each, ReadTailReply))
     assert (tail.code, tail.chains) == (Code.DAMAGED, b"")
+
+
+def test_new_member_jumps_at_once_and_others_wait_for_what_may_be_late() -> None:
+    for held, wait_ms in ((Truth(0).held(0), 0), (TRUTH.held(2), LEASE_MS_MIN / 4)):
+        bench = MemberBench(held)
+        put(bench, None, TRUTH.at(8))
+        bench.pass_ms(max(0, wait_ms - 1))
+        assert bool(bench.asked(Fetch)) == (not wait_ms)
+        bench.pass_ms(1)
+        assert bench.asked(Fetch) or not wait_ms
 
 
 def test_record_that_parts_from_what_is_committed_is_not_jumped_to() -> None:
