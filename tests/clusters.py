@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 READY_S = 30.0
 STOP_S = 15.0
 ROLES = ("network", "consensus", "storage")
-SPARE_PORTS = 3
+SPARE_PORTS = 4
 """Behind those of `walle dev`, for nodes that join."""
 
 
