@@ -61,7 +61,11 @@ def fail(nodes: DevNodes, *arguments: str, data: bytes = b"") -> tuple[int, str]
         (["put", "/cluster", "--lease-ms", "1"], 2, "--lease-ms"),
         (["put", "/cluster"], 1, "only nodes may ask that"),
         (["stream", "create", "no-slash"], 1, "begins with '/'"),
-        (["stream", "create", "/x", "--replicas", "5"], 1, "5 replicas cannot be on 3 nodes: n1, n2, n3"),
+        (
+            ["stream", "create", "/x", "--replicas", "5"],
+            1,
+            "5 replicas cannot be on 3 nodes: n1, n2, n3",
+        ),
         (["stream", "create", "/x", "--members", "n1,n9"], 1, "the nodes are n1, n2, n3"),
         (["stream", "create", "/x", "--members", "n1", "--replicas", "1"], 2, "exclude"),
         (["stream", "create", "/x", "--compression", "lz4"], 2, "'none', 'zstd'"),
