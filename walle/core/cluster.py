@@ -348,7 +348,10 @@ class ClusterState:
         )
 
     def look_up(self, name: str) -> StreamRecord | Refusal:
-        """The stream of that name, or that there is none."""
+        """The stream of that name, or that there is none, or can be none."""
+        wrong = check_name(name)
+        if wrong is not None:
+            return Refusal(Code.BAD_REQUEST, wrong)
         return self.find(name) or no_stream(name)
 
     def plan_change(self, name: str) -> StreamRecord | Refusal:

@@ -297,6 +297,7 @@ def test_one_change_at_a_time() -> None:
     ("name", "members", "code", "text"),
     [
         ("/t", ("n1",), Code.UNKNOWN_STREAM, "no stream /t: `walle"),
+        ("/" + "t" * 60_000, ("n1",), Code.BAD_REQUEST, "tt'...: a stream's name begins with '/'"),
         ("/s", ("n1", "n9"), Code.BAD_REQUEST, "no node 'n9'; the nodes are n1, n2, n3, n4, n5"),
         ("/s", ("n1", "n1"), Code.BAD_REQUEST, "a node is named twice"),
         ("/s", (), Code.BAD_REQUEST, "takes either the new ones, or one that"),
