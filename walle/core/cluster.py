@@ -14,11 +14,12 @@ An entry is one change, as a JSON object: readable with any tool, and never in a
 
 A NODE_RECORD is {"id": NODE, "address": ADDRESS, "identity": HEX, "zone": ZONE, "capacity": N}.
 "members" is written twice for each change of a stream's members: joint, with the old ones in "old",
-and, when the change may end, without them. "first" is a stream's first entry, "chain" the chain of
-the one before it. A stream's id is the id of the entry that created it. What comes for one that
-was deleted meanwhile has no effect. Entry 1 forms the cluster and creates `/cluster` itself, with
-all forming nodes as its members. "node" registers a node, or what has changed of it. An identity
-that was removed is never registered again.
+and, when the change may end, without them; what comes under a version that was reached meanwhile has
+no effect. "first" is a stream's first entry, "chain" the chain of the one before it. A stream's id
+is the id of the entry that created it. What comes for one that was deleted meanwhile has no effect.
+Entry 1 forms the cluster and creates `/cluster` itself, with all forming nodes as its members.
+"node" registers a node, or what has changed of it. An identity that was removed is never registered
+again.
 """
 
 from __future__ import annotations
@@ -268,8 +269,8 @@ class ClusterState:
             case unknown:
                 raise InvariantError(f"{CLUSTER_STREAM_NAME} entry {entry_id}: change {unknown!r}")
 
-    def _change(self, change: dict[str, Any]) -> StreamRecord:
-        """Applies what concerns one stream that there is; returns it."""
+    def _change(self, change: dict[str, Any]) -> StreamRecord | None:
+        """Applies what concerns one stream that there is; returns it, if it has changed."""
         record = self.streams[change["stream"]]
         match change["change"]:
             case "settings":
@@ -285,7 +286,7 @@ class ClusterState:
                     old_members=tuple(change["old"]),
                 )
                 if topology.version <= record.topology.version:
-                    raise InvariantError(f"{record.name}: {topology} follows {record.topology}")
+                    return None  # it was put before the newer one was known
                 return self._add(record._replace(topology=topology))
             case _:
                 return self._delete(record)

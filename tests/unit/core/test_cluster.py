@@ -30,6 +30,7 @@ from walle.messages import (
     DeleteStream,
     NodeAddress,
     NodeRecord,
+    RecoverStream,
     SetMembers,
     SetStream,
     StreamSettings,
@@ -271,10 +272,18 @@ def test_members_entries_apply_one_after_the_other() -> None:
     assert cluster.joint == set()
 
 
-def test_version_that_does_not_follow_ends_the_node() -> None:
+def test_version_that_was_reached_meanwhile_has_no_effect() -> None:
+    """The end of a change and a recovery were put at the same time."""
     cluster = with_stream("n1", "n2", "n3")
-    with pytest.raises(InvariantError, match="follows"):
-        cluster.apply(3, encode_members(2, StreamTopology(1, ("n1",), ("n2",))))
+    joint = planned(cluster, "n1", "n2", "n4").topology
+    cluster.apply(3, encode_members(2, joint))
+    recovery = cluster.plan_recovery(RecoverStream("/s", joint.version, ("n1",)))
+    assert isinstance(recovery, StreamRecord)
+    alone = joint._replace(version=joint.version + 1, old_members=())
+    cluster.apply(4, encode_members(2, recovery.topology))
+    assert cluster.apply(5, encode_members(2, alone)) is None
+    assert cluster.find("/s") == recovery
+    assert cluster.joint == set()
 
 
 def test_change_to_the_present_members_is_none() -> None:
