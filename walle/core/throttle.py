@@ -57,6 +57,7 @@ class Throttle:
         self._waiting: dict[int, Callable[[], None]] = {}
         self._turns: set[int] = set()
         self._free_ns = 0
+        self._is_going_on = False
 
     def ask(self, stream_id: int, then: Callable[[], None]) -> None:
         """Calls `then` once it is the stream's turn, which lasts until `end`."""
@@ -72,11 +73,15 @@ class Throttle:
         self._go_on()
 
     def _go_on(self) -> None:
+        if self._is_going_on:
+            return  # a turn that ends at once: thousands of streams may have left while they waited
+        self._is_going_on = True
         while self._waiting and len(self._turns) < BACKFILL_TURNS_MAX:
             if self._context.now_ns < self._free_ns:
                 self._context.timers.set("backfill turn", self._free_ns, self._go_on)
-                return
+                break
             stream_id = next(iter(self._waiting))
             then = self._waiting.pop(stream_id)
             self._turns.add(stream_id)
             then()
+        self._is_going_on = False

@@ -69,6 +69,18 @@ def test_time_without_work_is_not_saved_up() -> None:
     assert stage.begun == [1, 1]
 
 
+def test_any_number_of_streams_may_have_no_use_for_their_turns() -> None:
+    """They were deleted while they waited."""
+    stage = Stage()
+    stage.ask(*range(BACKFILL_TURNS_MAX))
+    gone = range(BACKFILL_TURNS_MAX, 5_000)
+    for each in gone:
+        stage.throttle.ask(each, partial(stage.throttle.end, each, 0))
+    stage.ask(5_000)
+    stage.throttle.end(0, 100)
+    assert stage.begun[-1] == 5_000
+
+
 def test_rate_forgets() -> None:
     rate = Rate()
     rate.add(0, 3_000)
