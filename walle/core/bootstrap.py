@@ -93,10 +93,13 @@ class Bootstrap:
         outbox.send_durable(self._context.node_id, Form(cluster_id, nodes), 0, outbox.sequence)
 
     def _announce(self) -> None:
-        if self._others:
-            nodes = tuple(self._cluster.nodes[node] for node in sorted(self._cluster.nodes))
+        """Tells the others; of those that form the cluster, whoever has joined it since."""
+        known = self._cluster.nodes
+        nodes = tuple(known[node] for node in sorted(self._initial_cluster) if node in known)
+        others = [node for node in self._others if node in known]
+        if others:
             self._context.calls.ask(
-                self._others,
+                others,
                 Form(self._cluster.cluster_id, nodes),
                 lambda *_: None,
                 until_ns=NEVER,
@@ -115,6 +118,9 @@ class Bootstrap:
         node_id = self._context.node_id
         mine = next((node for node in form.nodes if node.node_id == node_id), None)
         if self._cluster.cluster_id == NO_IDENTITY:
+            if not self._initial_cluster:  # it joins, under the name of one that has formed it
+                self._context.send(sender, FormReply(Code.BUSY, NO_IDENTITY), request_id)
+                return
             if mine is None or mine.identity != self._node.identity:
                 text = (
                     f"the cluster {form.cluster_id.hex()} was formed with another {node_id}: this "

@@ -125,6 +125,22 @@ def test_seed_that_has_decided_tells_the_others_again() -> None:
     assert bench.formed == []
 
 
+def test_who_has_joined_or_was_removed_since_is_none_of_those_that_form_the_cluster() -> None:
+    """A node that hears of it late would count them among the members of `/cluster`, or not."""
+    bench = FormBench({}, cluster_id=OLD)
+    bench.cluster.nodes["n4"] = NodeRecord("n4", "h4:1", b"has joined since")
+    del bench.cluster.nodes["n2"]
+    Bootstrap(
+        bench.context,
+        node=NODES[0],
+        cluster=bench.cluster,
+        initial_cluster=ADDRESSES,
+        on_formed=bench._on_formed,
+    ).start()
+    told = {name: each.message for name, each in bench.asked(Form).items()}
+    assert told == {"n3": Form(OLD, (NODES[0], NODES[2]))}
+
+
 def test_empty_seed_that_meets_a_formed_cluster_refuses_to_run() -> None:
     """A wiped node can never vote again under its old identity without its promises."""
     bench = FormBench()
@@ -156,6 +172,14 @@ def test_node_obeys_the_seed_once() -> None:
         bench.form(Form(OLD, NODES))
         assert bench.answers() == [FormReply(Code.OK, OLD)]
     assert bench.formed == [(OLD, NODES)]
+
+
+def test_node_that_joins_forms_no_cluster() -> None:
+    """It has the name of one that has formed it; what it is told is of that time."""
+    bench = FormBench({})
+    bench.form(Form(OLD, NODES))
+    assert bench.answers() == [FormReply(Code.BUSY, NO_IDENTITY)]
+    assert (bench.formed, bench.fatal()) == ([], None)
 
 
 def test_node_of_another_cluster_says_so() -> None:
