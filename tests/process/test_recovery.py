@@ -37,7 +37,7 @@ def test_stream_goes_on_with_what_is_left(tmp_path: Path) -> None:
         nodes.kill("n2", "n3")
         done = nodes.run("stream", "recover-unsafe", "/s", data=b"n\n")
         assert done.returncode != 0
-        assert b"of n1, n2, n3, only n1 answers" in done.stdout
+        assert b"of n1, n2, n3, these answer:\n  n1: committed" in done.stdout
         assert b"n1: committed 2, tail 2, lacks no entry" in done.stdout
         done = nodes.run("stream", "recover-unsafe", "/s", "--yes")
         assert done.returncode == 0, done.stderr

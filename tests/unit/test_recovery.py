@@ -72,6 +72,14 @@ def test_doubtful_member_cannot_go_on() -> None:
         plan(info("123"), [left(1, 12, doubtful_id=14)])
 
 
+def test_majority_of_which_too_few_can_tell_how_far_they_went_is_lost() -> None:
+    """A claim needs tails of a majority: it waits for one that will never come."""
+    survivors = [left(1, 12), left(2, 12, doubtful_id=14)]
+    assert plan(info("123"), survivors).members == ("n1",)
+    with pytest.raises(Refused, match="nothing needs to be lost"):
+        plan(info("123"), [*survivors, left(3, 12)])
+
+
 def test_nothing_left() -> None:
     with pytest.raises(Refused, match="no member of /s is left"):
         plan(info("123"), [])

@@ -70,8 +70,7 @@ def _describe(found: Recovery) -> list[str]:
     """What is left and what is lost, in lines."""
     info = found.info
     everyone = [member.node_id for member in (*info.old_members, *info.members)]
-    up = ", ".join(each.node_id for each in found.survivors)
-    lines = [f"{printable(info.name)}: of {', '.join(dict.fromkeys(everyone))}, only {up} answers"]
+    lines = [f"{printable(info.name)}: of {', '.join(dict.fromkeys(everyone))}, these answer:"]
     for each in found.survivors:
         doubt = f", doubts up to {each.doubtful_id}" if each.doubtful_id else ""
         lines.append(

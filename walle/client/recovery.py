@@ -64,7 +64,7 @@ async def look(client: Client, name: str) -> Recovery:
 
     Raises:
         UnknownStream: there is no such stream.
-        Refused: a majority answers, or nothing is left.
+        Refused: a majority answers and is sound, or nothing is left.
     """
     info = await client.describe(name, refresh=True)
     members = dict((*info.old_members, *info.members))
@@ -110,20 +110,19 @@ def plan(info: StreamInfo, survivors: Sequence[Survivor]) -> Recovery:
     furthest: there are two at the most. Where more are left, those two are chosen that hold most.
 
     Raises:
-        Refused: a majority answers, or nobody who can tell how far its history went.
+        Refused: a majority answers and can tell how far its history went, or nobody can.
     """
     topology = StreamTopology(
         info.version,
         tuple(member.node_id for member in info.members),
         tuple(member.node_id for member in info.old_members),
     )
-    alive = {each.node_id for each in survivors}
-    if quorum.is_majority(topology, alive):
+    sure = [each for each in survivors if not each.doubtful_id]
+    if quorum.is_majority(topology, {each.node_id for each in sure}):
         raise Refused(
             f"a majority of the members of {info.name} answers: nothing needs to be lost; use "
             "`walle stream members`"
         )
-    sure = [each for each in survivors if not each.doubtful_id]
     if not sure:
         doubt = [f"{each.node_id} may have lost entries to damage" for each in survivors]
         raise Refused(
