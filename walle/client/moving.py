@@ -96,7 +96,14 @@ async def move_off(
         by: who takes its place; None, and where that one is a member already: whom the cluster
             chooses, stream by stream.
         on_moved: as of `move_each`.
+
+    Raises:
+        Refused: there is no such node.
     """
+    known = [each.node_id for each in await client.nodes()]
+    unknown = [each for each in (node, by) if each is not None and each not in known]
+    if unknown:
+        raise Refused(f"no node {unknown[0]}; the nodes are {', '.join(known)}")
     streams = [info for info in await client.list_streams() if node in _everyone(info)]
     return await move_each(streams, lambda info: _move(client, info, node, by), on_moved)
 
