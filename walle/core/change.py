@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 STEP_MS = 2_000
 PAUSE_MS = 200
+RANGES_SHOWN = 10
 TELL_MS = 10_000
 """How long a member is told what is decided; one that is not there then learns it from
 `/cluster`."""
@@ -164,8 +165,7 @@ class Change:
                 if not self.lacking or self._is_forced:
                     self._end()
                 else:
-                    ranges = ", ".join(map(str, self.lacking))
-                    self.waits_for = f"a majority of the new members to hold {ranges}"
+                    self.waits_for = f"a majority of the new members to hold {self._shown()}"
 
         self._ask(
             topology.members,
@@ -173,6 +173,12 @@ class Change:
             on_reply,
             lambda: self._cover(committed_id, missing),
         )
+
+    def _shown(self) -> str:
+        """What too few hold, as a text has room for it."""
+        more = len(self.lacking) - RANGES_SHOWN
+        ranges = ", ".join(map(str, self.lacking[:RANGES_SHOWN]))
+        return f"{ranges} and {more} more ranges" if more > 0 else ranges
 
     def _end(self) -> None:
         self.stop()

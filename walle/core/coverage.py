@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from walle.core.quorum import majority_size
@@ -19,21 +19,22 @@ def uncovered(
 
     missing: what each member lacks of `wanted`, by node id; a member that is not in it lacks all.
     """
-    lacking = {member: missing.get(member, [wanted]) for member in members}
-    edges = {wanted.start, wanted.end}
-    for ranges in lacking.values():
-        for each in ranges:
-            edges |= {edge for edge in each if wanted.start < edge < wanted.end}
+    steps: Counter[int] = Counter()  # how many members more, or fewer, lack what begins there
+    for member in members:
+        counted = wanted.start
+        for each in sorted(missing.get(member, [wanted])):
+            start, end = max(each.start, counted), min(each.end, wanted.end)
+            if start < end:
+                steps[start] += 1
+                steps[end] -= 1
+                counted = end
     found: list[IdRange] = []
-    for start, end in pairwise(sorted(edges)):
-        holders = sum(
-            not any(each.start <= start and end <= each.end for each in ranges)
-            for ranges in lacking.values()
-        )
-        if holders >= majority_size(len(members)):
-            continue
-        if found and found[-1].end == start:
-            found[-1] = IdRange(found[-1].start, end)
-        else:
-            found.append(IdRange(start, end))
+    holders, begin = len(members), 0
+    for edge in sorted(steps):
+        holders -= steps[edge]
+        if holders < majority_size(len(members)):
+            begin = begin or edge
+        elif begin:
+            found.append(IdRange(begin, edge))
+            begin = 0
     return found

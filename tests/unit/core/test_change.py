@@ -175,6 +175,15 @@ def test_change_waits_for_what_too_few_hold_and_says_what_that_is() -> None:
     assert bench.ended == [True]
 
 
+def test_text_tells_of_a_few_ranges_however_many_there_are() -> None:
+    bench = confirming()
+    bench.confirmed(9_000, "n1", "n2", "n4")
+    gaps = tuple(Gap(each, each + 1) for each in range(1, 9_000, 2))
+    bench.held(9_001, "n1", "n4", gaps=gaps)
+    assert len(bench.change.lacking) == 4_500
+    assert bench.change.waits_for.endswith("[17, 18), [19, 20) and 4490 more ranges")
+
+
 def test_stopped_change_asks_nothing_more() -> None:
     bench = confirming()
     bench.change.stop()
