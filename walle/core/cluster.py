@@ -14,9 +14,9 @@ An entry is one change, as a JSON object: readable with any tool, and never in a
 
 A NODE_RECORD is {"id": NODE, "address": ADDRESS, "identity": HEX, "zone": ZONE, "capacity": N}.
 "members" is written twice for each change of a stream's members: joint, with the old ones in "old",
-and, when the change may end, without them; what comes under a version that was reached meanwhile has
-no effect. "first" is a stream's first entry, "chain" the chain of the one before it. A stream's id
-is the id of the entry that created it. What comes for one that was deleted meanwhile has no effect.
+and, when the change may end, without them; for a version that was reached meanwhile it has no
+effect. "first" is a stream's first entry, "chain" the chain of the one before it. A stream's id is
+the id of the entry that created it. What comes for one that was deleted meanwhile has no effect.
 Entry 1 forms the cluster and creates `/cluster` itself, with all forming nodes as its members.
 "node" registers a node, or what has changed of it. An identity that was removed is never registered
 again.
@@ -395,7 +395,8 @@ class ClusterState:
 
     def plan_members(self, request: SetMembers) -> StreamRecord | Refusal:
         """The joint topology with which a change of the stream's members begins; the present one
-        if these are its members, or become them, already."""
+        if these are its members, or become them, already; the old members alone if it is to go back
+        to them: a majority of them holds whatever was committed."""
         record = self.look_up(request.name)
         if isinstance(record, Refusal):
             return record
@@ -411,13 +412,14 @@ class ClusterState:
         topology = record.topology
         if set(topology.members) == set(members):
             return record
-        if topology.old_members:
+        is_joint = bool(topology.old_members)
+        if is_joint and set(topology.old_members) != set(members):
             return _refuse_joint(record)
         return record._replace(
             topology=topology._replace(
                 version=topology.version + 1,
                 members=tuple(sorted(members)),
-                old_members=topology.members,
+                old_members=() if is_joint else topology.members,
             )
         )
 
@@ -513,7 +515,8 @@ def no_stream(name: str) -> Refusal:
 
 def _refuse_joint(record: StreamRecord) -> Refusal:
     members = ", ".join(record.topology.members)
-    return Refusal(Code.BUSY, f"{record.name} is being moved to {members}; one change at a time")
+    text = f"{record.name} is being moved to {members}; one change at a time: `walle stream members"
+    return Refusal(Code.BUSY, f"{text} {record.name}` shows what that one waits for")
 
 
 def _refuse_settings(settings: StreamSettings) -> Refusal | None:

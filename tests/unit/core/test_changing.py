@@ -163,6 +163,22 @@ def test_change_tells_what_it_waits_for(served: Served) -> None:
     assert told == ChangeInfo(told.stream, "", ())
 
 
+def test_change_to_a_node_that_is_down_is_taken_back(served: Served) -> None:
+    (new,) = set(served.names) - set(served.members)
+    served.crash(new)
+    assert set_members(served, "/s", new).old_members
+    served.run(5_000)
+    assert not is_done(served)
+    back = set_members(served, "/s", *served.members)
+    assert (back.version, back.old_members) == (3, ())
+    served.start(new)
+    served.run_until(lambda: is_done(served))
+    member = served.nodes[new].members.get(served.stream_id)
+    assert member is None or not member.is_named
+    claim = Claim(served.stream_id, "app:1", 1_000, wait_ms=5_000, force=0)
+    assert insist(served, claim, served.members[0]).version == 3
+
+
 def test_another_node_is_placed_in_the_place_of_one(served: Served) -> None:
     (new,) = set(served.names) - set(served.members)
     info = insist(served, SetMembers("/s", (), served.members[0], force=0))

@@ -302,6 +302,15 @@ def test_one_change_at_a_time() -> None:
     assert "being moved to n1, n2, n4" in refusal.text
 
 
+def test_change_can_be_taken_back() -> None:
+    cluster = with_stream("n1", "n2", "n3")
+    cluster.apply(3, encode_members(2, planned(cluster, "n4", "n5").topology))
+    back = planned(cluster, "n3", "n2", "n1")
+    assert back.topology == StreamTopology(3, ("n1", "n2", "n3"))
+    assert cluster.apply(4, encode_members(2, back.topology)) == back
+    assert cluster.joint == set()
+
+
 @pytest.mark.parametrize(
     ("name", "members", "code", "text"),
     [
