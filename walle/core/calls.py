@@ -28,6 +28,7 @@ class Call:
     """One question to some nodes.
 
     waiting: the nodes that have not answered. `busy` is not an answer: the node is asked again.
+    why_busy: what the last one said that was busy; empty: none has said why.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class Call:
         self.on_reply = on_reply
         self.on_end = on_end
         self.repeat_ms: float = REPEAT_MS_MIN
+        self.why_busy = ""
 
     def finish(self) -> None:
         """No more answers are wanted; `on_end` is not called."""
@@ -130,7 +132,10 @@ class Calls:
             listener(node, reply)
             return
         call = self._calls.get(request_id)
-        if call is None or node not in call.waiting or _is_busy(reply):
+        if call is None or node not in call.waiting:
+            return
+        if _is_busy(reply):
+            call.why_busy = reply.text if isinstance(reply, Failure) else call.why_busy
             return
         if not isinstance(reply, ANSWERS[type(call.message)] | Failure):
             return  # no answer to that

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from walle.messages import Message
     from walle.record import Batch
 
-CHANGE_MS = 5_000
+CHANGE_MS = 4_000
+"""Less than clients wait for an answer: they are to hear why there is none."""
 ASK_MS = 1_000
 
 
@@ -76,7 +77,9 @@ class Forwarding:
             on_reply,
             until_ns=self._context.after_ms(CHANGE_MS),
             on_end=lambda: end(
-                Failure(Code.BUSY, f"the topology manager {manager} does not answer")
+                Failure(
+                    Code.BUSY, call.why_busy or f"the topology manager {manager} does not answer"
+                )
             ),
         )
 

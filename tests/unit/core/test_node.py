@@ -17,6 +17,7 @@ from walle.ids import ANY_WRITER, NO_WRITER, ORIGIN, STREAM_CLUSTER, Position
 from walle.messages import (
     NODE_ONLY,
     Adopt,
+    AdoptReply,
     AskCommitted,
     AskHeld,
     AskOldest,
@@ -37,6 +38,7 @@ from walle.messages import (
     Read,
     ReadTail,
     Release,
+    SetMembers,
     Stamp,
     Status,
     StreamInfo,
@@ -278,6 +280,18 @@ def test_requests_to_the_manager_are_bounded(monkeypatch: pytest.MonkeyPatch) ->
     code, text = refusal(served.answer(7))
     assert code == Code.BUSY
     assert text.endswith("does not answer")
+
+
+def test_what_the_manager_says_is_handed_on_though_it_stays_busy() -> None:
+    served = Served(4)
+    managers = {name: node.manager for name, node in served.nodes.items()}
+    follower = next(name for name, each in managers.items() if each and not each.is_acting)
+    (new,) = set(served.names) - set(served.members)
+    served.lose = lambda mail: isinstance(mail.message, AdoptReply)
+    served.call(follower, SetMembers("/s", (new,), "", 0))
+    code, text = refusal(served.call(follower, SetMembers("/s", (new, "n1"), "", 0)))
+    assert code == Code.BUSY
+    assert text.startswith(f"/s is being moved to {new}; one change at a time")
 
 
 # --- lives ----------------------------------------------------------------------------------------
