@@ -145,7 +145,7 @@ def test_a_removed_node_stops_and_joins_again_only_as_a_new_one(tmp_path: Path) 
         wait_up(nodes, "n4")
         before = listed(nodes)["n4"]["identity"]
         for _ in range(2):
-            nodes.cli("node", "remove", "n4")
+            assert nodes.cli("node", "remove", "n4") == b"n4 is removed\n"
         assert n4.wait(30) == EX_CONFIG
         assert "n4 was removed from the cluster" in last_words(nodes, "n4")
         n4 = nodes.run_node("n4", join=nodes.addresses)

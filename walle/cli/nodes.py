@@ -142,6 +142,7 @@ def remove(name: str, connect: str) -> None:
         await client.remove_node(name)
 
     run_client(connect, work)
+    click.echo(f"{name} is removed")
 
 
 @click.command()
