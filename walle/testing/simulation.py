@@ -420,9 +420,16 @@ class Simulation:
         return None
 
     def _change_members(self, stream: SimulatedStream) -> None:
-        """Asks the manager for other members; it may refuse. Whoever is lost is replaced first."""
+        """Asks the manager for other members, or, while they change, for the old ones again; it may
+        refuse. Whoever is lost is replaced first."""
         manager, topology = self._manager(), stream.newest()
-        if manager is None or topology.old_members:
+        if manager is None:
+            return
+        if topology.old_members:
+            self._note(f"members of {stream.stream_name}: back to {sorted(topology.old_members)}")
+            self.counts["changes taken back"] += 1
+            request = SetMembers(stream.stream_name, topology.old_members, "", force=0)
+            manager.change(request, lambda _answer: None)
             return
         present, count = stream.present(), len(topology.members)
         others = [
