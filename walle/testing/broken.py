@@ -424,7 +424,7 @@ RULES: dict[str, Rule] = {
         "a member that is stamped already obeys a late Sync",
         [(Syncing, "_admit", _admit_sync_after_stamp)],
         "exclusivity|foresight|agreement",
-        seed=54,
+        seed=287,
         faults=BRIEF | {"replay": 0.5, "replayed": ("Sync",), "lost": 0.2, "cut_off": 0.05},
     ),
     "stamp-without-promise": Rule(
@@ -485,7 +485,7 @@ RULES: dict[str, Rule] = {
         "a commit point advances over an entry with another chain",
         [(Member, "_put_commit_point", _commit_unchecked)],
         "exclusivity|foresight|agreement|alarm",
-        seed=14,
+        seed=85,
         faults=BRIEF,
     ),
     "trust-backfill": Rule(
