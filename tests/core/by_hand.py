@@ -263,7 +263,7 @@ class Stage:
     def check(self) -> None:
         streams = {name: place.disk.streams[STREAM] for name, place in self.places.items()}
         self.truth.check_members(streams)
-        self.truth.check_foresight(streams, self.newest)
+        self.truth.check_foresight(streams, self.newest, self.newest.version)
         is_plain = self.newest.version == VERSION and not self._has_damage
         named = {name: each for name, each in streams.items() if name in self.newest.everyone}
         self.truth.check_coverage(named, majority_size(len(named)) if is_plain else 1)

@@ -81,7 +81,7 @@ class Trimmed(Stage):
     def check(self) -> None:
         streams = {name: place.disk.streams[STREAM] for name, place in self.places.items()}
         self.truth.check_members(streams)
-        self.truth.check_foresight(streams, self.newest)
+        self.truth.check_foresight(streams, self.newest, self.newest.version)
         self.check_storage()
         held = [stream.held() for stream in streams.values()]
         for entry_id, chain in self.truth.chains.items():

@@ -12,14 +12,15 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from walle.core.change import TELL_MS, Change, tell
-from walle.core.cluster import Refusal, encode_delete_stream, encode_members
+from walle.core.cluster import Refusal, StreamRecord, encode_delete_stream, encode_members
+from walle.core.topology import DELETED
 from walle.limits import GAPS_LISTED_MAX
 from walle.messages import ChangeInfo, Failure, Gap
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from walle.core.cluster import ClusterState, StreamRecord
+    from walle.core.cluster import ClusterState
     from walle.core.context import Context
     from walle.messages import DeleteStream, DescribeChange, RecoverStream, SetMembers, StreamInfo
 
@@ -106,8 +107,9 @@ class Changing:
             return
 
         def on_applied(result: StreamInfo | Failure) -> None:
-            deleted = self._cluster.deleted.get(plan.stream_id)
-            answer(result if deleted is None else self._cluster.info(deleted))
+            deleted = StreamRecord(plan.stream_id, plan.name, DELETED)
+            is_deleted = self._cluster.is_deleted(plan.stream_id)
+            answer(self._cluster.info(deleted) if is_deleted else result)
 
         if plan.topology.everyone:
             self._put(plan.name, encode_delete_stream(plan.stream_id), on_applied)

@@ -11,6 +11,7 @@ An entry is one change, as a JSON object: readable with any tool, and never in a
     {"change": "delete_stream", "stream": ID}
     {"change": "node", "node": NODE_RECORD}
     {"change": "remove_node", "id": NODE, "identity": HEX}
+    {"change": "snapshot", ...}: a part of all that the entries before have led to; snapshot.py
 
 A NODE_RECORD is {"id": NODE, "address": ADDRESS, "identity": HEX, "zone": ZONE, "capacity": N}.
 "members" is written twice for each change of a stream's members: joint, with the old ones in "old",
@@ -28,8 +29,9 @@ import json
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from walle.core.effects import SetCluster
+from walle.core.names import check_name, shown
 from walle.core.placement import REPLICAS_DEFAULT, place
-from walle.core.topology import StreamTopology
+from walle.core.topology import DELETED, StreamTopology
 from walle.errors import Code, InvariantError
 from walle.ids import CLUSTER_STREAM_NAME, NO_IDENTITY, ORIGIN, STREAM_CLUSTER, Position
 from walle.limits import (
@@ -37,7 +39,6 @@ from walle.limits import (
     LEASE_MS_MAX,
     LEASE_MS_MIN,
     MEMBERS_COUNT_MAX,
-    STREAM_NAME_BYTES_MAX,
 )
 from walle.messages import (
     COMPRESSIONS,
@@ -59,7 +60,6 @@ if TYPE_CHECKING:
 NO_SETTINGS = StreamSettings()
 RECOVERED_MAX = 2
 """All of so few are needed for a majority."""
-SHOWN_MAX = 80
 
 
 class StreamRecord(NamedTuple):
@@ -69,6 +69,13 @@ class StreamRecord(NamedTuple):
     name: str
     topology: StreamTopology
     settings: StreamSettings = NO_SETTINGS
+
+
+class Snapshot(NamedTuple):
+    """A complete one: the position before its first part, and its last part's entry id."""
+
+    before: Position
+    last_id: int
 
 
 class Refusal(NamedTuple):
@@ -106,6 +113,22 @@ def node_from_json(node: dict[str, Any]) -> NodeRecord:
     )
 
 
+def _stream_from_json(stream: dict[str, Any]) -> StreamRecord:
+    members, old_members = tuple(stream["members"]), tuple(stream["old"])
+    topology = StreamTopology(stream["version"], members, old_members).trimmed(_origin(stream))
+    settings = StreamSettings(**stream["settings"])
+    return StreamRecord(stream["id"], stream["name"], topology, settings)
+
+
+def beginning(origin: Position) -> dict[str, Any]:
+    """Where a stream begins, as an entry has it."""
+    return {"first": origin.entry_id + 1, "chain": f"{origin.chain:016x}"}
+
+
+def _origin(change: dict[str, Any]) -> Position:
+    return Position(change["first"] - 1, int(change["chain"], 16))
+
+
 def encode_create_stream(
     name: str,
     members: Iterable[str],
@@ -119,8 +142,7 @@ def encode_create_stream(
             "name": name,
             "members": list(members),
             "settings": settings._asdict(),
-            "first": origin.entry_id + 1,
-            "chain": f"{origin.chain:016x}",
+            **beginning(origin),
         }
     )
 
@@ -145,14 +167,7 @@ def encode_settings(stream_id: int, settings: StreamSettings) -> bytes:
 
 def encode_trim(stream_id: int, origin: Position) -> bytes:
     """The entry that lets the stream begin behind `origin`."""
-    return _encode(
-        {
-            "change": "trim",
-            "stream": stream_id,
-            "first": origin.entry_id + 1,
-            "chain": f"{origin.chain:016x}",
-        }
-    )
+    return _encode({"change": "trim", "stream": stream_id, **beginning(origin)})
 
 
 def encode_delete_stream(stream_id: int) -> bytes:
@@ -175,22 +190,6 @@ def cluster_topology(nodes: Iterable[NodeRecord]) -> StreamTopology:
     return StreamTopology(version=1, members=tuple(sorted(node.node_id for node in nodes)))
 
 
-def check_name(name: str) -> str | None:
-    """Why no stream can have that name; None if one can."""
-    size = len(name.encode())
-    if name.startswith("/") and name.isprintable() and 2 <= size <= STREAM_NAME_BYTES_MAX:
-        return None
-    return (
-        f"{shown(name)}: a stream's name begins with '/', has 2 to {STREAM_NAME_BYTES_MAX} bytes, "
-        "and no control characters"
-    )
-
-
-def shown(name: str) -> str:
-    """A name that somebody sent, as an error's text may show it."""
-    return repr(name) if len(name) <= SHOWN_MAX else f"{name[:SHOWN_MAX]!r}..."
-
-
 def _encode(change: dict[str, Any]) -> bytes:
     return json.dumps(change, separators=(",", ":"), sort_keys=True).encode()
 
@@ -201,7 +200,8 @@ class ClusterState:
     known_id: up to this entry, the nodes and the topology of `/cluster` were known before the
         entries were read; they do not go back to what they were in between.
     joint: the streams whose members are being changed.
-    deleted: the streams that are no more, without members. Ids are never used again; names may be.
+    snapshot: the last complete one; the entry that forms the cluster counts as one.
+    begun_id: the snapshot from which this state was taken, by its last entry; 0: from none.
     registered: the identities of all nodes that the entries applied so far have registered.
     removed: those of removed nodes, with their ids.
     """
@@ -213,7 +213,9 @@ class ClusterState:
         self.nodes: dict[str, NodeRecord] = {}
         self.streams: dict[int, StreamRecord] = {}
         self.joint: set[int] = set()
-        self.deleted: dict[int, StreamRecord] = {}
+        self.snapshot = Snapshot(ORIGIN, 1)
+        self.begun_id = 0
+        self._parts: list[dict[str, Any]] = []
         self.registered: set[bytes] = set()
         self.removed: dict[bytes, str] = {}
         self._ids: dict[str, int] = {}
@@ -246,6 +248,9 @@ class ClusterState:
     def apply(self, entry_id: int, data: bytes) -> StreamRecord | None:
         """Applies the next committed entry; returns the stream it created or changed, if any."""
         change = json.loads(data)
+        if change["change"] == "snapshot":
+            self._apply_part(entry_id, change)
+            return None
         self.applied_id = entry_id
         is_known = entry_id <= self.known_id
         match change["change"]:
@@ -255,17 +260,11 @@ class ClusterState:
             case "members" | "trim" if is_known and change["stream"] == STREAM_CLUSTER:
                 return None
             case "create_stream":
-                topology = StreamTopology(
-                    version=1,
-                    members=tuple(change["members"]),
-                    first_entry_id=change["first"],
-                    first_prev_chain=int(change["chain"], 16),
-                )
+                topology = StreamTopology(1, tuple(change["members"])).trimmed(_origin(change))
                 settings = StreamSettings(**change["settings"])
                 return self._add(StreamRecord(entry_id, change["name"], topology, settings))
             case "settings" | "trim" | "members" | "delete_stream":
-                is_deleted = change["stream"] in self.deleted
-                return None if is_deleted else self._change(change)
+                return None if self.is_deleted(change["stream"]) else self._change(change)
             case unknown:
                 raise InvariantError(f"{CLUSTER_STREAM_NAME} entry {entry_id}: change {unknown!r}")
 
@@ -277,8 +276,8 @@ class ClusterState:
                 settings = StreamSettings(**change["settings"])
                 return self._add(record._replace(settings=settings))
             case "trim":
-                origin = Position(change["first"] - 1, int(change["chain"], 16))
-                return self._add(record._replace(topology=record.topology.trimmed(origin)))
+                topology = record.topology.trimmed(_origin(change))
+                return self._add(record._replace(topology=topology))
             case "members":
                 topology = record.topology._replace(
                     version=change["version"],
@@ -308,6 +307,39 @@ class ClusterState:
             self.form(bytes.fromhex(change["cluster"]), nodes)
         self.nodes |= {node.node_id: node for node in nodes}
 
+    def _apply_part(self, entry_id: int, part: dict[str, Any]) -> None:
+        """A part of a snapshot: nothing new, unless the entries before it were trimmed unread. Then
+        all parts together take the place of what was known."""
+        if entry_id == part["first"]:
+            self._parts = []
+        if self.applied_id == entry_id - 1:
+            self.applied_id = entry_id
+        else:
+            self._parts.append(part)
+        if entry_id == part["first"] + part["parts"] - 1:  # each part builds on the one before
+            self.snapshot = Snapshot(_origin(part), entry_id)
+            if self._parts:
+                self._begin(entry_id, self._parts)
+
+    def _begin(self, entry_id: int, parts: list[dict[str, Any]]) -> None:
+        """The state that these parts have; but nodes, and the topology of `/cluster`, do not go
+        back to what they were."""
+        known = (self.nodes, self.streams[STREAM_CLUSTER])
+        self._parts = []
+        self.applied_id = self.begun_id = entry_id
+        self.cluster_id = bytes.fromhex(parts[0]["cluster"])
+        nodes = [node_from_json(each) for part in parts for each in part["nodes"]]
+        self.nodes = {node.node_id: node for node in nodes}
+        removed = [each for part in parts for each in part["removed"]]
+        self.removed = {bytes.fromhex(each["identity"]): each["id"] for each in removed}
+        self.registered = {node.identity for node in nodes} | set(self.removed)
+        self.streams, self.joint, self._ids = {}, set(), {}
+        for stream in (each for part in parts for each in part["streams"]):
+            self._add(_stream_from_json(stream))
+        if entry_id <= self.known_id:
+            self.nodes = known[0]
+            self._add(known[1])
+
     def _add(self, record: StreamRecord) -> StreamRecord:
         self.streams[record.stream_id] = record
         self._ids[record.name] = record.stream_id
@@ -318,13 +350,15 @@ class ClusterState:
         return record
 
     def _delete(self, record: StreamRecord) -> StreamRecord:
-        """The stream without members, under a version of its own: whoever was one leaves."""
-        version = record.topology.version + 1
-        topology = record.topology._replace(version=version, members=(), old_members=())
+        """The stream without members: whoever was one leaves."""
         del self.streams[record.stream_id], self._ids[record.name]
         self.joint.discard(record.stream_id)
-        self.deleted[record.stream_id] = deleted = record._replace(topology=topology)
-        return deleted
+        return record._replace(topology=DELETED)
+
+    def is_deleted(self, stream_id: int) -> bool:
+        """Whether the stream is no more. Its id is that of an entry, and so never used again: if
+        that is applied, the stream is there or was deleted. The name may be another one's."""
+        return stream_id not in self.streams and 0 < stream_id <= self.applied_id
 
     def find(self, name: str) -> StreamRecord | None:
         """The stream of that name."""
@@ -333,7 +367,8 @@ class ClusterState:
 
     def topology_of(self, stream_id: int) -> StreamTopology:
         """Of a stream that there is, or that was deleted."""
-        return (self.streams.get(stream_id) or self.deleted[stream_id]).topology
+        record = self.streams.get(stream_id)
+        return DELETED if record is None else record.topology
 
     def info(self, record: StreamRecord) -> StreamInfo:
         """The stream's topology with its members' addresses, and its settings."""
@@ -365,8 +400,9 @@ class ClusterState:
 
     def plan_deletion(self, request: DeleteStream) -> StreamRecord | Refusal:
         """The stream to delete; without members, if it was deleted before."""
-        deleted = self.deleted.get(request.stream_id)
-        record = deleted or self.plan_change(request.name)
+        if self.is_deleted(request.stream_id):
+            return StreamRecord(request.stream_id, request.name, DELETED)
+        record = self.plan_change(request.name)
         if isinstance(record, StreamRecord) and record.stream_id != request.stream_id:
             text = f"{request.name} is stream {record.stream_id} now, not {request.stream_id}"
             return Refusal(Code.BAD_REQUEST, text)

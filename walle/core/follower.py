@@ -54,6 +54,7 @@ class Follower:
         self._on_stream = on_stream
         self._on_applied = on_applied
         self._applied = ORIGIN
+        self._begins_at = 0
         self._is_reading = False
         self._turn = 0
         self._fresh: SharedQuestion[int | None] = SharedQuestion(self._ask_how_far)
@@ -86,6 +87,8 @@ class Follower:
             self._is_reading = False
             if isinstance(reply, ReadReply) and batch is not None:
                 self.follow()
+            elif isinstance(reply, ReadReply) and reply.first_entry_id > start:
+                self._begin_at(reply.first_entry_id)
             elif isinstance(reply, ReadReply) and member is None and not self._waiting:
                 self._follow_after(POLL_MS)
             else:
@@ -96,10 +99,11 @@ class Follower:
             self._turn += 1
             self._follow_after(PAUSE_MS)
 
+        start = self._applied.entry_id + 1
         sources = [self._context.node_id, *member.others] if member else self._sources()
         call = self._context.calls.ask(
             [sources[self._turn % len(sources)]],
-            Read(STREAM_CLUSTER, self._applied.entry_id + 1, FETCH_BYTES_MAX, 0, 0, 0),
+            Read(STREAM_CLUSTER, start, FETCH_BYTES_MAX, 0, 0, 0),
             on_reply,
             until_ns=self._context.after_ms(ASK_MS),
             on_end=on_end,
@@ -114,8 +118,14 @@ class Follower:
     def _follow_after(self, ms: int) -> None:
         self._context.timers.set("follow", self._context.after_ms(ms), self.follow)
 
+    def _begin_at(self, entry_id: int) -> None:
+        """What would come next was trimmed. `/cluster` begins there, with a snapshot that tells it;
+        what this node knows stays as it is until that is complete."""
+        self._applied, self._begins_at = Position(entry_id - 1, 0), entry_id
+        self.follow()
+
     def _apply(self, batch: Batch) -> None:
-        if batch.before != self._applied:
+        if batch.before != self._applied and batch.first_id != self._begins_at:
             raise InvariantError(f"/cluster: {batch.before} follows {self._applied}")
         for entry in decode_all(batch.payload.view()):
             self._applied = Position(entry.entry_id, entry.chain)
@@ -123,7 +133,7 @@ class Follower:
             if record is not None:
                 self._on_stream(record)
         self._on_applied()
-        applied_id = self._applied.entry_id
+        applied_id = self._cluster.applied_id
         ready = [then for entry_id, then in self._waiting if entry_id <= applied_id]
         self._waiting = [each for each in self._waiting if each[0] > applied_id]
         for then in ready:
@@ -151,7 +161,7 @@ class Follower:
             (then if is_fresh else or_else)()
 
         def on_answer(committed_id: int | None) -> None:
-            if committed_id is None or committed_id <= self._applied.entry_id:
+            if committed_id is None or committed_id <= self._cluster.applied_id:
                 end(committed_id is not None)
             else:
                 self._waiting.append((committed_id, end))

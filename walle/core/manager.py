@@ -19,11 +19,12 @@ from walle.core.cluster import (
 )
 from walle.core.nodes import Nodes, Planned
 from walle.core.pipeline import Pipeline
+from walle.core.snapshot import encode_snapshot, is_due
 from walle.core.timers import NEVER
 from walle.core.trimming import Trimming
 from walle.core.writer import NodeWriter
 from walle.errors import Code
-from walle.ids import STREAM_CLUSTER
+from walle.ids import CLUSTER_STREAM_NAME, STREAM_CLUSTER
 from walle.limits import NS_PER_MS, QUESTIONS_COUNT_MAX
 from walle.messages import (
     Adopt,
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from walle.core.cluster import ClusterState
     from walle.core.context import Context
     from walle.core.member import Member
+    from walle.ids import Position
 
 Request: TypeAlias = (
     CreateStream
@@ -180,7 +182,7 @@ class Manager:
         if member.lease.until_ns > self._context.now_ns:
             self.watch()
             return
-        if member.topology.version > 1:
+        if member.topology.version > 1 or member.topology.first_entry_id > 1:
             self._context.calls.ask(
                 member.topology.everyone,
                 self._version,
@@ -312,6 +314,8 @@ class Manager:
             or len(self._waiting) >= QUESTIONS_COUNT_MAX
         ):
             then(Failure(Code.BUSY, "the topology manager has no majority at the moment"))
+        elif is_due(self._cluster):
+            then(Failure(Code.BUSY, f"a snapshot of {CLUSTER_STREAM_NAME} is being written"))
         elif planned.key in self._waiting:  # repeating will tell
             then(Failure(Code.BUSY, f"{planned.key} is being created or changed"))
         elif self._alone in self._waiting or (planned.is_alone and self._waiting):
@@ -338,10 +342,22 @@ class Manager:
             self._told = topology.version
             self._put(encode_members(STREAM_CLUSTER, topology))
 
+    def _snapshot(self, tail: Position) -> None:
+        """Writes a snapshot when one is due and nothing else is in flight; lets `/cluster` begin
+        with the last complete one, whoever has written that."""
+        if is_due(self._cluster) and tail.entry_id == self._cluster.applied_id:
+            for part in encode_snapshot(self._cluster, tail):
+                self._put(part)
+        record = self._cluster.streams[STREAM_CLUSTER]
+        before, topology = self._cluster.snapshot.before, record.topology
+        if before.entry_id >= topology.first_entry_id and not topology.old_members:
+            self._trimming.put(record, before, lambda _result: None)
+
     def on_applied(self) -> None:
         """Entries of `/cluster` have been applied: answers whoever waited for them."""
-        if self.is_acting:
+        if self.is_acting and self._encoder is not None:
             self._tell_recovery()
+            self._snapshot(self._encoder.tail)
             self.changing.go_on()
         done = [
             key

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from walle.core import effects
 from walle.core.bootstrap import Bootstrap
-from walle.core.cluster import ClusterState, StreamRecord, check_name, no_stream, node_to_json
+from walle.core.cluster import ClusterState, StreamRecord, no_stream, node_to_json
 from walle.core.follower import Follower
 from walle.core.forwarding import Forwarding
 from walle.core.handshake import Handshake
@@ -20,11 +20,12 @@ from walle.core.history import History
 from walle.core.joining import was_deleted
 from walle.core.manager import Manager
 from walle.core.member import Member, State
+from walle.core.names import check_name
 from walle.core.news import News
 from walle.core.nodes import describe_cluster, refuse_removed
 from walle.core.registration import Registration
 from walle.core.status import describe_node, page
-from walle.core.topology import StreamTopology
+from walle.core.topology import DELETED, StreamTopology
 from walle.core.writers import Writers
 from walle.errors import Code
 from walle.ids import NO_IDENTITY, ORIGIN, STREAM_CLUSTER
@@ -129,6 +130,7 @@ class Node:
             context, node=node, cluster=self.cluster, join=join, on_joined=self._on_cluster
         )
         self._kept = effects.NO_CLUSTER
+        self._begun_id = 0
         self.manager: Manager | None = None
         self._follower: Follower | None = None
         self._news = News(context, self.members)
@@ -328,8 +330,8 @@ class Node:
 
     def _why_no_member(self, stream_id: int) -> Failure:
         record, node = self.cluster.streams.get(stream_id), self.context.node_id
-        if stream_id in self.cluster.deleted:
-            return was_deleted(self.cluster.deleted[stream_id].name)
+        if self.cluster.is_deleted(stream_id):
+            return was_deleted(str(stream_id))
         if record is None:
             self._catch_up()
             return Failure(Code.BUSY, f"{node} does not know stream {stream_id} yet")
@@ -410,6 +412,9 @@ class Node:
         if known._replace(applied_id=0) != self._kept._replace(applied_id=0):
             self._kept = known
             self.context.outbox.order(known)
+        if self.cluster.begun_id != self._begun_id:
+            self._begun_id = self.cluster.begun_id
+            self._on_snapshot()
         removed = self.cluster.removed
         if self.node.identity in removed:
             self.context.outbox.fatal = refuse_removed(self.cluster, self.context.node_id).text
@@ -419,6 +424,14 @@ class Node:
         self._registration.check()
         if self.manager is not None:
             self.manager.on_applied()
+
+    def _on_snapshot(self) -> None:
+        """What has happened to streams meanwhile is not told one by one."""
+        for member in list(self.members.values()):
+            if self.cluster.is_deleted(member.stream_id):
+                self._on_stream(StreamRecord(member.stream_id, member.name, DELETED))
+        for record in list(self.cluster.streams.values()):
+            self._on_stream(record)
 
     def _on_stream(self, record: StreamRecord) -> None:
         """`/cluster` tells of a new stream, of new members, of a trim, or of a deletion. Before
@@ -434,7 +447,7 @@ class Node:
             self._create_member(record)
         if stream_id == STREAM_CLUSTER and self.manager is not None:
             self.manager.on_topology()
-        if stream_id in self.cluster.deleted:
+        if self.cluster.is_deleted(stream_id):
             self.members.pop(stream_id, None)
 
     def _on_adopt(self, sender: Address, request_id: int, message: Adopt) -> None:
@@ -442,7 +455,7 @@ class Node:
         topology = StreamTopology(*message[2:])
         known = self.cluster.streams.get(message.stream_id)
         is_older = known is not None and known.topology.version > topology.version
-        is_deleted = message.stream_id in self.cluster.deleted
+        is_deleted = self.cluster.is_deleted(message.stream_id)
         if not is_deleted and not is_older:
             self._on_stream(StreamRecord(message.stream_id, message.name, topology))
         is_named = self.context.node_id in topology.everyone
@@ -475,11 +488,10 @@ class Node:
             member.put(sender, request_id, put, batch)
 
     def _refuse_put(self, sender: Address, request_id: int, put: Put) -> None:
-        """There is no member here. A stream that was deleted has a version without members."""
+        """There is no member here."""
         code, version = Code(self._why_no_member(put.stream_id).code), 0
-        if put.stream_id in self.cluster.deleted:
-            code = Code.NOT_A_MEMBER
-            version = self.cluster.topology_of(put.stream_id).version
+        if self.cluster.is_deleted(put.stream_id):
+            code, version = Code.NOT_A_MEMBER, DELETED.version
         reply = PutReply(
             put.stream_id, code, version, put.writer, put.transmission, ORIGIN, ORIGIN, ""
         )

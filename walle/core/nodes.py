@@ -10,7 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from walle.config import parse_address, parse_node_id
-from walle.core.cluster import Refusal, encode_node, encode_remove_node, shown
+from walle.core.cluster import Refusal, encode_node, encode_remove_node
+from walle.core.names import shown
 from walle.errors import Code, ConfigError
 from walle.ids import NO_IDENTITY
 from walle.limits import ADDRESS_BYTES_MAX, CAPACITY_MAX, NODES_COUNT_MAX, ZONE_BYTES_MAX

@@ -49,3 +49,7 @@ class StreamTopology(NamedTuple):
         """The newer members of the two, and the later beginning."""
         older, newer = sorted((self, other), key=lambda each: each.version)
         return newer.trimmed(older.origin)
+
+
+DELETED = StreamTopology(version=(1 << 64) - 1, members=())
+"""That of a stream that is no more: it names nobody, under a version above all others."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from walle.core.calls import Call
     from walle.core.cluster import ClusterState, StreamRecord
     from walle.core.context import Context
+    from walle.ids import Position
     from walle.messages import Message, StreamInfo, TrimStream
     from walle.record import Batch
 
@@ -123,7 +124,16 @@ class Trimming:
         if batch is None or batch.first_id <= record.topology.first_entry_id:
             answer(self._cluster.info(record))
             return
-        stream_id, before = record.stream_id, batch.before
+        self.put(record, batch.before, answer)
+
+    def put(
+        self,
+        record: StreamRecord,
+        before: Position,
+        answer: Callable[[StreamInfo | Failure], None],
+    ) -> None:
+        """Lets the stream begin behind that position, which is committed."""
+        stream_id, name = record.stream_id, record.name
 
         def on_applied(result: StreamInfo | Failure) -> None:
             if not isinstance(result, Failure):

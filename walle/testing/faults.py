@@ -14,6 +14,7 @@ from walle.core import (
     question,
     reading,
     reorder,
+    snapshot,
     syncing,
 )
 from walle.storage import extent, journal, pool, segment, store
@@ -41,6 +42,8 @@ SMALL: tuple[tuple[Any, str, int], ...] = (
     (pool, "WRITERS_COUNT_MAX", 3),
     (pool, "MAPS_COUNT_MAX", 2),
     (store, "JOURNAL_LAG_ENTRIES", 4),
+    (snapshot, "INTERVAL_ENTRIES", 4),
+    (snapshot, "PART_ITEMS", 3),
 )
 """Bounds made so small that a simulation comes upon them: module, name, value."""
 

@@ -200,6 +200,9 @@ class Simulation:
         for client in self.clients:
             self.counts["acknowledged"] += client.acknowledged_count
             self.counts["claims"] += client.claims_count
+        self.counts["entries of /cluster trimmed"] += (
+            self._all[STREAM_CLUSTER].newest().first_entry_id - 1
+        )
         self.counts["changes of /cluster"] += self._all[STREAM_CLUSTER].changes_count
         for stream in self.streams:
             self.counts["changes"] += stream.changes_count
@@ -516,6 +519,7 @@ class Simulation:
         self._looked_at = None
         for disk in cluster.disks.values():
             disk.compare()
+        self._check_topologies()
         self._check_leftovers()
 
     def _end_stream(self, stream: SimulatedStream) -> None:
@@ -544,6 +548,15 @@ class Simulation:
         while not condition():
             require(self.cluster.now_ns < end_ns, f"progress: {what} takes longer than {ms} ms")
             self._pass_ms(5)
+
+    def _check_topologies(self) -> None:
+        """All nodes know the same, whether from a snapshot or from every entry."""
+        states = [node.cluster for node in self.cluster.nodes.values()]
+        for state in states:
+            for name in ("applied_id", "nodes", "streams", "snapshot", "registered", "removed"):
+                known, expected = getattr(state, name), getattr(states[0], name)
+                require(known == expected, f"nodes know different {name}: {known}, {expected}")
+            self.counts["nodes begun with a snapshot"] += state.begun_id > 0
 
     def _check_leftovers(self) -> None:
         """Nothing goes on that should have ended: no question, no relay."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from walle.core import quorum
-from walle.core.topology import StreamTopology
+from walle.core.topology import DELETED, StreamTopology
 from walle.ids import STREAM_CLUSTER
 from walle.testing.clients import Client, ThinClient
 from walle.testing.disk import shape
@@ -57,10 +57,11 @@ class SimulatedStream:
     def newest(self) -> StreamTopology:
         """The stream's newest committed topology."""
         for node in self.cluster.nodes.values():
-            streams, deleted = node.cluster.streams, node.cluster.deleted
-            record = streams.get(self.stream_id) or deleted.get(self.stream_id)
+            record = node.cluster.streams.get(self.stream_id)
             if record is not None:
                 self._learn(record.topology)
+            elif node.cluster.is_deleted(self.stream_id):
+                self._learn(DELETED)
         for stream in self.streams().values():
             self._learn(stream.topology)
         return self._topologies[max(self._topologies)]
@@ -84,7 +85,12 @@ class SimulatedStream:
     @property
     def changes_count(self) -> int:
         """How many changes of members have ended."""
-        return (max(self._topologies) - 1) // 2
+        return (self._last_version - 1) // 2
+
+    @property
+    def _last_version(self) -> int:
+        """The newest one that named anybody."""
+        return max(self._topologies.keys() - {DELETED.version})
 
     def streams(self) -> dict[str, Stream]:
         """What each node has stored of it."""
@@ -165,8 +171,8 @@ class SimulatedStream:
                 f"{name}'s storage holds another history than its core believes",
             )
         if self._is_suspect or self._events % FORESIGHT_EVERY == 0:
-            self.truth.check_foresight(streams, newest, self.lost)
-            self.truth.check_foresight(self._durable_streams(), newest, self.lost)
+            for each in (streams, self._durable_streams()):
+                self.truth.check_foresight(each, newest, self._last_version, self.lost)
         if self._is_suspect or self._events % RECORDS_EVERY == 0:
             self._check_holdings(streams, newest)
         self._is_suspect = False

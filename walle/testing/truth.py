@@ -132,20 +132,25 @@ class Truth:
                 raise Violation(f"{name}: accepted is above promised")
 
     def check_foresight(
-        self, streams: Mapping[str, Stream], newest: StreamTopology, lost: Collection[str] = ()
+        self,
+        streams: Mapping[str, Stream],
+        newest: StreamTopology,
+        last_version: int,
+        lost: Collection[str] = (),
     ) -> None:
         """A claim by every possible majority would keep every acknowledged entry.
 
         streams: of the nodes that have one; a node without has promised and accepted nothing.
         newest: the newest committed topology. Majorities of an older one count, too, as long as
             enough of its members have not left it.
+        last_version: the newest one that names anybody.
         lost: the nodes that will never come back.
         """
         seen = self._foresight_of(streams), self.tip, newest.version
         if seen in self._foreseen:
             return
         self._foreseen.append(seen)
-        for version in range(newest.version, 0, -1):
+        for version in range(last_version, 0, -1):
             topology = self.topology_of(version)
             present = {
                 node: streams.get(node)

@@ -20,7 +20,7 @@ from walle.core.cluster import (
     encode_settings,
     encode_trim,
 )
-from walle.core.topology import StreamTopology
+from walle.core.topology import DELETED, StreamTopology
 from walle.errors import Code, InvariantError
 from walle.ids import STREAM_CLUSTER, Position
 from walle.limits import ENTRY_ID_MAX, MEMBERS_COUNT_MAX, STREAM_NAME_BYTES_MAX
@@ -371,11 +371,11 @@ def test_deleted_stream_has_no_members_and_its_name_is_free() -> None:
     joint = planned(cluster, "n1", "n2", "n4")
     cluster.apply(3, encode_members(2, joint.topology))
     deleted = cluster.apply(4, encode_delete_stream(2))
-    assert deleted == StreamRecord(2, "/s", StreamTopology(3, ()))
-    assert cluster.deleted == {2: deleted}
+    assert deleted == StreamRecord(2, "/s", DELETED)
+    assert [each for each in range(7) if cluster.is_deleted(each)] == [2, 3, 4]
     assert cluster.find("/s") is None
     assert cluster.joint == set()
-    assert cluster.topology_of(2) == StreamTopology(3, ())
+    assert cluster.topology_of(2) == DELETED
     cluster.apply(5, encode_create_stream("/s", ("n1",)))
     assert cluster.find("/s") == cluster.streams[5]
 
@@ -391,10 +391,10 @@ def test_deleted_stream_has_no_members_and_its_name_is_free() -> None:
 )
 def test_what_comes_for_a_deleted_stream_has_no_effect(late: bytes) -> None:
     cluster = with_stream("n1", "n2", "n3")
-    deleted = cluster.apply(3, encode_delete_stream(2))
+    cluster.apply(3, encode_delete_stream(2))
     assert cluster.apply(4, late) is None
     assert cluster.applied_id == 4
-    assert cluster.deleted == {2: deleted}
+    assert cluster.is_deleted(2)
     assert set(cluster.streams) == {STREAM_CLUSTER}
 
 
