@@ -132,11 +132,11 @@ def test_retention_by_size_frees_files_and_goes_on_when_the_manager_dies(tmp_pat
         for _ in range(2):
             last = asyncio.run(fill(nodes, 8_000, size - 56))
             boss = json.loads(nodes.cli("stream", "show", "/cluster", "--json"))["writer"]
-            nodes.kill(nodes.names[nodes.addresses.index(boss["address"])])
+            nodes.kill(boss["address"])
             wait_until(lambda last=last: first_id(nodes) > last.entry_id - 1_100, "trimmed", 60)
             kept = last.entry_id + 1 - first_id(nodes)
             assert 0.9 * (1 << 20) < kept * size <= 1 << 20
-            nodes.start(nodes.names[nodes.addresses.index(boss["address"])])
+            nodes.start(boss["address"])
             wait_until(lambda last=last: is_whole(nodes, last.entry_id), "all are whole", 60)
         for name in nodes.names:
             wait_until(
