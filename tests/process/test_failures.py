@@ -103,7 +103,8 @@ class HeavyLoad(Load):
             self._look()
 
     def _look(self) -> None:
-        transports = [each._transport for each in self.writer._sessions.values()]
+        sessions = [link.session for link in self.writer._links.values()]
+        transports = [each._transport for each in sessions if each is not None]
         unsent = max(each.get_write_buffer_size() for each in transports if each is not None)
         self.kept_bytes = max(self.kept_bytes, self.writer._pipeline._window_bytes + unsent)
 

@@ -7,6 +7,7 @@ import json
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
+from walle.client.links import Links
 from walle.client.members import REQUEST_S, TIMEOUT_S, ask_member
 from walle.client.reader import read_batches
 from walle.client.session import Session, open_session
@@ -85,6 +86,7 @@ class Client:
     def __init__(self, addresses: Sequence[str], tls: Tls | None = None) -> None:
         self._tls = tls.client_context() if tls is not None else None
         self._seeds = list(addresses)
+        self.links = Links(self._open_session)
         self._sessions: dict[str, Session] = {}
         self._opening: dict[str, asyncio.Lock] = {}
         self._preferred = self._seeds[0]
@@ -100,7 +102,7 @@ class Client:
         """Ends all connections."""
         sessions = list(self._sessions.values())
         self._sessions.clear()
-        await asyncio.gather(*(session.close() for session in sessions))
+        await asyncio.gather(self.links.close(), *(session.close() for session in sessions))
 
     # --- asking -----------------------------------------------------------------------------------
 
@@ -114,7 +116,7 @@ class Client:
         async with self._opening.setdefault(address, asyncio.Lock()):
             session = self._sessions.get(address)
             if session is None or not session.is_open:
-                session = await self.open_session(address)
+                session = await self._open_session(address)
                 self._sessions[address] = session
                 if session.welcome is not None and session.welcome.cluster_id != NO_IDENTITY:
                     self.cluster_id = session.welcome.cluster_id
@@ -163,8 +165,7 @@ class Client:
         info, _ = await self.ask(RemoveNode(name), ClusterInfo)
         return info.nodes
 
-    async def open_session(self, address: str) -> Session:
-        """A new session with the node at `address`, for the caller alone to use and to close."""
+    async def _open_session(self, address: str) -> Session:
         return await open_session(address, self.cluster_id, self._tls)
 
     async def ask(

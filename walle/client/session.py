@@ -6,6 +6,7 @@ import asyncio
 import os
 import ssl
 import time
+from itertools import count
 from typing import TYPE_CHECKING, cast
 
 from walle import frame, record, sockets
@@ -26,16 +27,21 @@ from walle.record import Bytes
 from walle.tls import names as tls_names
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from walle.core.connection import Frame
     from walle.messages import Message
+    from walle.native import Buffer
     from walle.record import Batch
 
 CONNECT_S = CONNECT_MS_MAX / 1000
 WELCOME_S = 3.0
 CLOSE_S = 0.5
 UNSENT_BYTES_MAX = 1024 * 1024
+
+
+new_request_id = count(1).__next__
+"""A number that no other request of this process has had."""
 
 
 def now_ns() -> int:
@@ -47,7 +53,8 @@ def now_ns() -> int:
 class Session(asyncio.Protocol):
     """An open connection to one node.
 
-    on_message: gets the answers that no request waits for, such as those to puts.
+    channels: who gets the answers that no request waits for, such as those to puts, by the request
+        id of what is answered.
     on_pause: told when the way to the node is full (True) or free again (False).
     closed: set when the connection is gone.
     """
@@ -55,13 +62,12 @@ class Session(asyncio.Protocol):
     def __init__(self, address: str) -> None:
         self.address = address
         self.welcome: Welcome | None = None
-        self.on_message: Callable[[Message], None] = lambda _message: None
+        self.channels: dict[int, Callable[[Message], None]] = {}
         self.on_pause: Callable[[bool], None] = lambda _is_paused: None
         self.closed = asyncio.Event()
         self._connection = Connection(is_node=False)
         self._received = bytearray()
         self._answers: dict[int, asyncio.Future[tuple[Message, Batch | None]]] = {}
-        self._next_id = 0
         self._transport: asyncio.Transport | None = None
         self._error: WalleError | None = None
 
@@ -71,10 +77,10 @@ class Session(asyncio.Protocol):
 
     def send(self, message: Message, request_id: int = 0) -> None:
         """Sends without waiting for an answer; nothing happens if the connection is gone."""
-        self.send_frame(frame.encode_head(message, request_id))
+        self.send_frames([frame.encode_head(message, request_id)])
 
-    def send_frame(self, *parts: bytes | memoryview) -> None:
-        """The same with a frame that is encoded, in parts: its head, its records."""
+    def send_frames(self, parts: Sequence[Buffer]) -> None:
+        """The same with frames that are encoded, in parts: heads, and their records."""
         if self._transport is not None and not self._transport.is_closing():
             sockets.send(self._transport, parts)
 
@@ -87,8 +93,7 @@ class Session(asyncio.Protocol):
         """
         if self._error is not None or not self.is_open:
             raise self._error or Unavailable(f"the connection to {self.address} is gone")
-        self._next_id += 1
-        request_id = self._next_id
+        request_id = new_request_id()
         answer: asyncio.Future[tuple[Message, Batch | None]]
         answer = asyncio.get_running_loop().create_future()
         self._answers[request_id] = answer
@@ -168,8 +173,8 @@ class Session(asyncio.Protocol):
                 answer.set_result((message, batch))
         elif isinstance(message, Failure) and not request_id:
             self._fail(_error_of(message))
-        else:
-            self.on_message(message)
+        elif (channel := self.channels.get(request_id)) is not None:
+            channel(message)
 
     def _fail(self, error: WalleError) -> None:
         """The session is of no further use."""

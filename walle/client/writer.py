@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from walle import frame
 from walle.client.members import describe_newer
-from walle.client.session import now_ns
+from walle.client.session import new_request_id, now_ns
 from walle.compression import make_compressor
 from walle.core import quorum
 from walle.core.pipeline import COMMIT_NOTICE_MS, Pipeline
@@ -42,20 +42,21 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from walle.client.client import Client
-    from walle.client.session import Session
+    from walle.client.links import Link
     from walle.core.pipeline import Outgoing
     from walle.ids import WriterId
     from walle.messages import ClaimReply, Message, StreamInfo
     from walle.native import Buffer
     from walle.record import Batch
 
-RECONNECT_S_MIN = 0.05
-RECONNECT_S_MAX = 1.0
+RESOLVE_PAUSE_S = 0.05
 RESOLVE_S = 10.0
 RELEASE_S = 2.0
-BATCHES_IN_FLIGHT = 4
+BATCHES_IN_FLIGHT_MAX = 4
 """With so many that are not durable yet, what is put waits for one of them, or for a full batch. So
 batches grow where the members do not keep up with small ones; where they do, nothing waits."""
+CLIENT_BATCHES_IN_FLIGHT_MAX = 8
+"""The same for all writers of a client together, except that each may have one in flight."""
 
 
 class Writer:
@@ -73,6 +74,7 @@ class Writer:
         self, client: Client, info: StreamInfo, claimed: ClaimReply, lease_ms: int
     ) -> None:
         self.stream = info.name
+        self.number = new_request_id()
         self.writer_id: WriterId = claimed.writer
         self._client = client
         self._info = info
@@ -90,12 +92,11 @@ class Writer:
         self._uncommitted: deque[Batch] = deque()  # all that are encoded
         self._waiting: deque[tuple[int, asyncio.Future[Position]]] = deque()  # by their last entry
         self._committed = claimed.tail
-        self._sessions: dict[str, Session] = {}
-        self._connections: dict[str, asyncio.Task[None]] = {}
+        self._links: dict[str, Link] = {}
+        self._batches_in_flight = 0  # as `client.links` counts them
         self._following: asyncio.Task[None] | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._timer: asyncio.TimerHandle | None = None
-        self._is_flush_due = False
         self._is_closing = False
         self._lost: PutReply | None = None
         self._not_durable: WriterLost | None = None
@@ -194,9 +195,7 @@ class Writer:
         self._waiting.append((self._encoder.last_id, future))
         if not is_kept:
             self._encode_all()
-        if not self._is_flush_due:
-            self._is_flush_due = True
-            self._loop.call_soon(self._flush)
+        self._client.links.wake(self)
         if self._encoder.size >= BATCH_BYTES_MAX:
             self._send_batches(BATCH_BYTES_MAX)
         return future
@@ -293,15 +292,13 @@ class Writer:
         )
         released: set[str] = set()
 
-        async def tell(node: str, session: Session) -> None:
+        async def tell(node: str, link: Link) -> None:
             with suppress(WalleError):
-                reply, _ = await session.request(release, RELEASE_S)
+                reply = await link.request(release, RELEASE_S)
                 if isinstance(reply, ReleaseReply) and not reply.code:
                     released.add(node)
 
-        tells = [
-            self._loop.create_task(tell(node, session)) for node, session in self._sessions.items()
-        ]
+        tells = [self._loop.create_task(tell(node, link)) for node, link in self._links.items()]
         self._tasks += tells
         while tells and not quorum.is_majority(self._pipeline.topology, released):
             _, pending = await asyncio.wait(tells, return_when=asyncio.FIRST_COMPLETED)
@@ -310,10 +307,13 @@ class Writer:
     async def _stop(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        tasks = [*self._tasks, *self._connections.values()]
-        for task in tasks:
+        links, self._links = self._links, {}
+        for link in links.values():
+            link.detach(self)
+        self._count_batches(0)
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         self._fail_waiting(
             lambda: Unavailable(
                 f"the writer of {self.stream} was closed with this put in flight; "
@@ -336,21 +336,30 @@ class Writer:
         in_flight = self._pipeline.tail.entry_id - self._pipeline.committed.entry_id
         return self._pipeline.has_room and in_flight < PIPELINE_ENTRIES_MAX
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
         """Sends what was put since the last turn of the loop, unless it has to wait."""
-        self._is_flush_due = False
-        is_busy = len(self._uncommitted) >= BATCHES_IN_FLIGHT
+        self._count_batches(self._pipeline.batches_in_flight)
+        is_busy = self._batches_in_flight >= BATCHES_IN_FLIGHT_MAX or (
+            self._batches_in_flight > 0
+            and self._client.links.batches_in_flight >= CLIENT_BATCHES_IN_FLIGHT_MAX
+        )
         self._send_batches(BATCH_BYTES_MAX if is_busy else 1)
+
+    def _count_batches(self, count: int) -> None:
+        """So many batches of this writer are in flight, among all those of the client."""
+        self._client.links.batches_in_flight += count - self._batches_in_flight
+        self._batches_in_flight = count
 
     def _send_batches(self, bytes_min: int) -> None:
         """Hands to the pipeline what is encoded, and what is not encoded yet while it has so many
         bytes, batch by batch, as far as there is room."""
         if self._is_over or self._is_closing:
             return
-        while self._may_send and (self._unsent or self._encoder.size >= bytes_min):
+        while self._may_send and self._unsent_bytes + self._encoder.size >= bytes_min:
             if not self._unsent:
                 self._encode()
             self._pipeline.put(self._take_unsent(), now_ns())
+        self._count_batches(self._pipeline.batches_in_flight)
         self._send()
 
     def _take_unsent(self) -> Batch:
@@ -383,13 +392,13 @@ class Writer:
             if last is None or put != last.put or batch is not last.batch:
                 last = each  # the others get the same bytes
                 if batch is None:
-                    parts = (frame.encode_head(put, 0),)
+                    parts = (frame.encode_head(put, self.number),)
                 else:
                     view = batch.payload.view()
-                    parts = (frame.encode_head(put, 0, len(view)), view)
-            session = self._sessions.get(each.node)
-            if session is not None:
-                session.send_frame(*parts)
+                    parts = (frame.encode_head(put, self.number, len(view)), view)
+            link = self._links.get(each.node)
+            if link is not None:
+                link.send(*parts)
         self._set_timer()
 
     def _set_timer(self) -> None:
@@ -413,17 +422,16 @@ class Writer:
     # --- the members ------------------------------------------------------------------------------
 
     def _connect(self) -> None:
-        """Connects with the members, old and new, and with nobody else."""
+        """Attaches this writer to the links with the members, old and new, and with nobody else."""
         members = dict((*self._info.old_members, *self._info.members))
         self._tasks = [task for task in self._tasks if not task.done()]
-        for node in self._connections.keys() - members.keys():
-            connection = self._connections.pop(node)
-            connection.cancel()
-            self._tasks.append(connection)
+        for node in self._links.keys() - members.keys():
+            self._links.pop(node).detach(self)
+            self._pipeline.disconnected(node)
         for node, address in members.items():
-            if node not in self._connections:
-                connecting = self._keep_connected(node, address)
-                self._connections[node] = self._loop.create_task(connecting)
+            if node not in self._links:
+                link = self._links[node] = self._client.links.link(address)
+                link.attach(self, node)
 
     async def _follow(self) -> None:
         """A member goes by a newer topology: so does this writer from now on, and what it has in
@@ -439,38 +447,21 @@ class Writer:
             self._send()
         self._following = None
 
-    async def _keep_connected(self, node: str, address: str) -> None:
-        """Keeps a connection of this writer's own to one member."""
-        pause_s = RECONNECT_S_MIN
-        while True:
-            try:
-                session = await self._client.open_session(address)
-            except WalleError:
-                pass
-            else:
-                session.on_message = lambda message: self._on_message(node, message)
-                session.on_pause = lambda is_paused: self._on_pause(node, is_paused)
-                self._sessions[node] = session
-                self._pipeline.connected(node, now_ns())
-                self._send()
-                pause_s = RECONNECT_S_MIN
-                try:
-                    await session.closed.wait()
-                finally:
-                    self._pipeline.disconnected(node)
-                    del self._sessions[node]
-                    await session.close()
-            await asyncio.sleep(pause_s)
-            pause_s = min(2 * pause_s, RECONNECT_S_MAX)
+    def on_open(self, node: str) -> None:
+        self._pipeline.connected(node, now_ns())
+        self._send()
 
-    def _on_pause(self, node: str, is_paused: bool) -> None:
+    def on_lost(self, node: str) -> None:
+        self._pipeline.disconnected(node)
+
+    def on_pause(self, node: str, *, is_paused: bool) -> None:
         self._pipeline.paused(node, is_paused=is_paused, now_ns=now_ns())
         self._send()
 
-    def _on_message(self, node: str, message: Message) -> None:
-        if not isinstance(message, PutReply) or self._is_closing:
+    def on_reply(self, node: str, reply: Message) -> None:
+        if not isinstance(reply, PutReply) or self._is_closing:
             return
-        self._pipeline.receive(node, message, now_ns())
+        self._pipeline.receive(node, reply, now_ns())
         self._on_durable(self._pipeline.committed)
         if self._pipeline.lost is not None and self._lost is None:
             self._on_lost(self._pipeline.lost)
@@ -478,7 +469,11 @@ class Writer:
             self._following = self._loop.create_task(self._follow())
             self._tasks.append(self._following)
         self._progress.set()
-        self._flush()
+        if self._unsent_bytes + self._encoder.size or self._pipeline.has_outgoing:
+            self._client.links.wake(self)
+        else:
+            self._count_batches(self._pipeline.batches_in_flight)
+            self._set_timer()
 
     def _on_durable(self, committed: Position) -> None:
         """Ends the puts up to `committed`."""
@@ -565,7 +560,7 @@ class Writer:
             status = await self._client.writer_status(self.stream)
             if status.established and status.writer > self.writer_id:
                 break
-            await asyncio.sleep(RECONNECT_S_MIN)
+            await asyncio.sleep(RESOLVE_PAUSE_S)
         committed = await self._client.committed(self.stream)
         durable = self._committed
         last_id = min(committed.entry_id, self._encoder.last_id)

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 COMMIT_NOTICE_MS = 3
 """How soon members hear of a commit point when no put carries it."""
 HEARTBEATS_PER_LEASE = 5
+HEARTBEAT_STEPS_PER_LEASE = 40
+"""Heartbeats are due at multiples of such a part of a lease, so that those of many writers with one
+clock go out together."""
 LEASES_WITHOUT_MAJORITY = 2
 """How many leases lie between heartbeats while no majority answers."""
 RETRY_MS = 50
@@ -131,6 +134,11 @@ class Pipeline:
         return self._window_bytes - self._committed_bytes
 
     @property
+    def batches_in_flight(self) -> int:
+        """How many batches are not committed."""
+        return len(self._window) - self._committed_count
+
+    @property
     def has_room(self) -> bool:
         """Whether more may be put in flight."""
         return self.uncommitted_bytes < PIPELINE_BYTES_MAX
@@ -164,6 +172,11 @@ class Pipeline:
     def uncommitted(self) -> list[Batch]:
         """The batches that are in flight, oldest first."""
         return list(self._window)[self._committed_count :]
+
+    @property
+    def has_outgoing(self) -> bool:
+        """Whether `take` would give anything."""
+        return bool(self._outgoing)
 
     def take(self) -> list[Outgoing]:
         """What is to be sent now."""
@@ -273,6 +286,7 @@ class Pipeline:
             # No majority answers. Those who do must not owe a lease for ever: others may claim.
             return link.told_ns + LEASES_WITHOUT_MAJORITY * lease_ns
         due_ns = link.told_ns + lease_ns // HEARTBEATS_PER_LEASE
+        due_ns -= due_ns % (lease_ns // HEARTBEAT_STEPS_PER_LEASE)
         if self.committed != link.told:
             due_ns = min(due_ns, link.told_ns + COMMIT_NOTICE_MS * NS_PER_MS)
         return due_ns
@@ -373,10 +387,11 @@ class Pipeline:
 
     def _count_lease(self) -> None:
         """The lease counts from the sending of what a majority has acknowledged."""
-        transmission = self.acknowledged_transmission
-        index = bisect_right(self._sendings, transmission, key=lambda sending: sending[0])
-        if index:
-            sent_ns = self._sendings[index - 1][1]
+        transmission, sendings = self.acknowledged_transmission, self._sendings
+        while len(sendings) > 1 and sendings[1][0] <= transmission:
+            sendings.popleft()
+        first, sent_ns = sendings[0]
+        if first <= transmission:
             self._exclusive_until_ns = exclusive_until_ns(sent_ns, self.lease_ms)
 
     def _confirmed_id(self, held: Position) -> int:

@@ -11,8 +11,9 @@ import pytest
 import walle
 from tests.unit.making import W1, W2, entries
 from walle.client import writer as writer_module
+from walle.client.client import Client
 from walle.client.session import now_ns
-from walle.client.writer import BATCHES_IN_FLIGHT, Writer
+from walle.client.writer import BATCHES_IN_FLIGHT_MAX, CLIENT_BATCHES_IN_FLIGHT_MAX, Writer
 from walle.compression import FLAG_ZSTD, Decompressor, make_compressor
 from walle.errors import Code
 from walle.ids import ORIGIN, Position
@@ -45,13 +46,13 @@ INFO = StreamInfo(7, "/s", version=1, members=MEMBERS, old_members=(), first_ent
 def answer(writer: Writer, node: str, code: Code, held: Position = ORIGIN) -> None:
     """A member answers all it was sent."""
     transmission = writer._pipeline.transmission
-    writer._on_message(node, PutReply(7, code, 1, W1, transmission, held, ORIGIN, ""))
+    writer.on_reply(node, PutReply(7, code, 1, W1, transmission, held, ORIGIN, ""))
 
 
 def make_writer(client: Any = None, compression: str = "none") -> Writer:
     """It is not connected: a test answers for the members."""
     info = INFO._replace(settings=StreamSettings(compression))
-    writer = Writer(client, info, ClaimReply(7, 1, W1, ORIGIN), 1_000)
+    writer = Writer(client or Client(["n1:1"]), info, ClaimReply(7, 1, W1, ORIGIN), 1_000)
     for node in NODES:
         writer._pipeline.connected(node, now_ns())
     return writer
@@ -145,16 +146,41 @@ def test_entries_put_in_one_turn_travel_together_in_order() -> None:
 def test_batches_grow_while_several_are_in_flight() -> None:
     async def test() -> None:
         writer = make_writer()
-        for count in range(1, BATCHES_IN_FLIGHT + 3):
+        for count in range(1, BATCHES_IN_FLIGHT_MAX + 3):
             writer.put(b"%d" % count)
             await asyncio.sleep(0)
-            assert len(batches_of(writer)) == min(count, BATCHES_IN_FLIGHT)
+            assert len(batches_of(writer)) == min(count, BATCHES_IN_FLIGHT_MAX)
         first = batches_of(writer)[0]
         for node in ("n1", "n2"):
             answer(writer, node, Code.OK, first.last)
+        await asyncio.sleep(0)
         *_, last = batches_of(writer)
-        assert len(batches_of(writer)) == BATCHES_IN_FLIGHT
-        assert data_of(last) == [b"%d" % (BATCHES_IN_FLIGHT + more) for more in (1, 2)]
+        assert len(batches_of(writer)) == BATCHES_IN_FLIGHT_MAX
+        assert data_of(last) == [b"%d" % (BATCHES_IN_FLIGHT_MAX + more) for more in (1, 2)]
+
+    run(test())
+
+
+def test_with_many_batches_in_flight_in_all_each_writer_has_one() -> None:
+    async def test() -> None:
+        client = Client(["n1:1"])
+        writers = [make_writer(client) for _ in range(CLIENT_BATCHES_IN_FLIGHT_MAX)]
+        for turn in range(3):
+            for writer in writers:
+                writer.put(b"%d" % turn)
+            await asyncio.sleep(0)
+        assert [len(batches_of(writer)) for writer in writers] == [1] * len(writers)
+        for writer in writers[2:]:
+            await writer.close()
+        [first] = batches_of(writers[0])
+        for node in ("n1", "n2"):
+            answer(writers[0], node, Code.OK, first.last)
+        await asyncio.sleep(0)
+        [second] = batches_of(writers[0])
+        assert data_of(second) == [b"1", b"2"]
+        writers[1].put(b"3")
+        await asyncio.sleep(0)
+        assert data_of(batches_of(writers[1])[1]) == [b"1", b"2", b"3"], "few are in flight now"
 
     run(test())
 
@@ -162,11 +188,11 @@ def test_batches_grow_while_several_are_in_flight() -> None:
 def test_full_batch_waits_for_nothing() -> None:
     async def test() -> None:
         writer = make_writer()
-        for _ in range(BATCHES_IN_FLIGHT):
+        for _ in range(BATCHES_IN_FLIGHT_MAX):
             writer.put(b"small")
             await asyncio.sleep(0)
         writer.put_many([bytes(BATCH_BYTES_MAX // 2)] * 2)
-        assert len(batches_of(writer)) == BATCHES_IN_FLIGHT + 1
+        assert len(batches_of(writer)) == BATCHES_IN_FLIGHT_MAX + 1
 
     run(test())
 
@@ -293,6 +319,7 @@ class Successor:
 
     def __init__(self, history: list[walle.Entry]) -> None:
         self.history = history
+        self.links = Client(["n1:1"]).links
 
     async def writer_status(self, _stream: str) -> WriterStatusReply:
         return WriterStatusReply(7, 1, W2, "next:1", 1_000, 1_000, 1)
@@ -318,7 +345,7 @@ def test_newer_writers_history_tells_what_of_the_puts_is_durable(kept: int) -> N
         successor.history = [*ours, *decode_all(theirs.payload.view())]
         for node in ("n1", "n2"):
             lost = PutReply(7, Code.FENCED, 1, W2, 1, ORIGIN, ORIGIN, "next:1")
-            writer._on_message(node, lost)
+            writer.on_reply(node, lost)
         results = await asyncio.gather(*puts, return_exceptions=True)
         for result, last_id in zip(results, (1, 3, 4), strict=True):
             if last_id <= kept:

@@ -1,0 +1,215 @@
+"""The ways of a client's writers to the nodes: one connection with each node, shared by them all.
+
+What the writers have to send in one turn of the event loop goes out at its end, by one system call
+for each node, however many streams it is of; their heartbeats, too. Each writer has a number, which
+its frames carry as their request id, and by which the answers find it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from typing import TYPE_CHECKING, Protocol
+
+from walle.errors import Unavailable, WalleError
+from walle.limits import BATCH_BYTES_MAX
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from walle.client.session import Session
+    from walle.messages import Message
+    from walle.native import Buffer
+
+RECONNECT_S_MIN = 0.05
+RECONNECT_S_MAX = 1.0
+
+
+class User(Protocol):
+    """A writer, as its links see it.
+
+    number: the request id of all it sends, no other's.
+    """
+
+    number: int
+
+    def flush(self) -> None:
+        """The turn ends: gives its links what is to be sent."""
+
+    def on_open(self, node: str) -> None:
+        """The node can be reached, perhaps again; what was sent before may be lost."""
+
+    def on_lost(self, node: str) -> None:
+        """The node cannot be reached."""
+
+    def on_pause(self, node: str, *, is_paused: bool) -> None:
+        """The way to the node is full, or is free again."""
+
+    def on_reply(self, node: str, reply: Message) -> None:
+        """The node has answered."""
+
+
+class Link:
+    """The connection with the node at `address`, made again whenever it is lost."""
+
+    def __init__(self, links: Links, address: str) -> None:
+        self.address = address
+        self.session: Session | None = None
+        self._links = links
+        self._users: dict[int, tuple[User, str]] = {}
+        self._unsent: list[Buffer] = []
+        self._unsent_bytes = 0
+        self._task = asyncio.get_running_loop().create_task(self._keep_connected())
+
+    def attach(self, user: User, node: str) -> None:
+        """The user sends here from now on. node: by which name it knows the node."""
+        self._users[user.number] = user, node
+        if self.session is not None:
+            self._open_for(user, node, self.session)
+
+    def detach(self, user: User) -> None:
+        """It does not any more, and hears of no answer. A link that nobody uses is closed."""
+        self._users.pop(user.number, None)
+        if self.session is not None:
+            self.session.channels.pop(user.number, None)
+        if not self._users:
+            self._links.drop(self)
+
+    def send(self, *parts: Buffer) -> None:
+        """Sends a frame, at the end of the turn; nothing happens if there is no connection. Its
+        bytes must stay as they are until then."""
+        if self.session is None:
+            return
+        self._unsent += parts
+        self._unsent_bytes += sum(map(len, parts))
+        if self._unsent_bytes >= BATCH_BYTES_MAX:
+            self.flush()
+        else:
+            self._links.has_unsent(self)
+
+    def flush(self) -> None:
+        """Hands to the system what was sent."""
+        unsent, self._unsent, self._unsent_bytes = self._unsent, [], 0
+        if unsent and self.session is not None:
+            self.session.send_frames(unsent)
+
+    async def request(self, message: Message, timeout_s: float) -> Message:
+        """Sends behind all else, and waits for the answer.
+
+        Raises:
+            WalleError: as of `Session.request`.
+        """
+        if self.session is None:
+            raise Unavailable(f"there is no connection to {self.address}")
+        self.flush()
+        reply, _ = await self.session.request(message, timeout_s)
+        return reply
+
+    def stop(self) -> asyncio.Task[None]:
+        """Ends the connection; what it returns has ended once that is done."""
+        self.flush()
+        self._task.cancel()
+        return self._task
+
+    async def _keep_connected(self) -> None:
+        pause_s = RECONNECT_S_MIN
+        while True:
+            try:
+                session = await self._links.open_session(self.address)
+            except WalleError:
+                pass
+            else:
+                pause_s = RECONNECT_S_MIN
+                await self._serve(session)
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, RECONNECT_S_MAX)
+
+    async def _serve(self, session: Session) -> None:
+        """Until the connection is lost."""
+        self.session = session
+        session.on_pause = self._on_pause
+        for user, node in list(self._users.values()):
+            self._open_for(user, node, session)
+        try:
+            await session.closed.wait()
+        finally:
+            self.flush()
+            self.session = None
+            for user, node in list(self._users.values()):
+                user.on_lost(node)
+            await session.close()
+
+    def _open_for(self, user: User, node: str, session: Session) -> None:
+        session.channels[user.number] = partial(user.on_reply, node)
+        user.on_open(node)
+
+    def _on_pause(self, is_paused: bool) -> None:
+        for user, node in list(self._users.values()):
+            user.on_pause(node, is_paused=is_paused)
+
+
+class Links:
+    """The links of one client, and when they send.
+
+    batches_in_flight: of all its writers; each counts its own.
+    """
+
+    def __init__(self, open_session: Callable[[str], Awaitable[Session]]) -> None:
+        self.open_session = open_session
+        self.batches_in_flight = 0
+        self._links: dict[str, Link] = {}
+        self._stopping: set[asyncio.Task[None]] = set()
+        self._due: dict[User, None] = {}
+        self._unsent: dict[Link, None] = {}
+        self._is_turn_ending = False
+
+    def link(self, address: str) -> Link:
+        """The link with the node at `address`, for the caller to attach itself to."""
+        link = self._links.get(address)
+        if link is None:
+            link = self._links[address] = Link(self, address)
+        return link
+
+    def drop(self, link: Link) -> None:
+        """Nobody uses the link any more."""
+        if self._links.get(link.address) is link:
+            del self._links[link.address]
+            self._stop(link)
+
+    async def close(self) -> None:
+        """Ends all connections; what was sent is still handed to the system, if that is quick."""
+        for link in self._links.values():
+            self._stop(link)
+        self._links.clear()
+        await asyncio.gather(*self._stopping, return_exceptions=True)
+
+    def _stop(self, link: Link) -> None:
+        stopping = link.stop()
+        self._stopping.add(stopping)
+        stopping.add_done_callback(self._stopping.discard)
+
+    def wake(self, user: User) -> None:
+        """The user is to be flushed when this turn of the event loop ends."""
+        self._due[user] = None
+        self._set_end()
+
+    def has_unsent(self, link: Link) -> None:
+        """The link is to be flushed when this turn ends."""
+        self._unsent[link] = None
+        self._set_end()
+
+    def _set_end(self) -> None:
+        if not self._is_turn_ending:
+            self._is_turn_ending = True
+            asyncio.get_running_loop().call_soon(self._end_turn)
+
+    def _end_turn(self) -> None:
+        due, self._due = self._due, {}
+        try:
+            for user in due:
+                user.flush()
+        finally:
+            self._is_turn_ending = False
+            unsent, self._unsent = self._unsent, {}
+            for link in unsent:
+                link.flush()
