@@ -114,6 +114,16 @@ def test_silent_writer_renews_its_lease_several_times_in_its_length() -> None:
     assert [each.batch for each in bench.take()] == [None]
 
 
+def test_heartbeats_of_writers_that_began_at_different_times_are_due_together() -> None:
+    benches = [Bench() for _ in range(5)]
+    for number, bench in enumerate(benches):
+        bench.pass_ms(number)
+        bench.put()
+        bench.pipeline.take()
+    assert len({bench.pipeline.next_ns() for bench in benches}) == 1
+    assert all(bench.pipeline.next_ns() <= bench.now_ns + BEAT_MS * MS for bench in benches)
+
+
 def test_commit_point_is_told_soon_where_no_put_carries_it() -> None:
     bench = Bench()
     batch = bench.put()
