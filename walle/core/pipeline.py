@@ -37,6 +37,8 @@ LEASES_WITHOUT_MAJORITY = 2
 """How many leases lie between heartbeats while no majority answers."""
 RETRY_MS = 50
 RESEND_MS = 1_000
+"""After so long without progress a member is asked how far it is; what it refused for longer than a
+moment is sent again after that."""
 RETAINED_BYTES_MAX = MEMBER_BACKLOG_BYTES_MAX
 """How much that is committed stays in the window for members that have not acknowledged it."""
 SENDINGS_REMEMBERED_PER_LEASE = 64
@@ -62,7 +64,10 @@ class Link:
     held_id: the end of the writer's history at the member, as acknowledged.
     transmission: the newest acknowledged one.
     told, told_ns: the commit point last sent to the member, and when anything was last sent.
-    retry_ns: when what it refused as busy is sent again; 0: nothing was.
+    progress_ns: when it last acknowledged something new, or was last asked how far it is.
+    asked, asked_id: the transmission by which it was asked, 0 if it was not; and the last entry
+        that it had been sent before.
+    retry_ns: when what it refused is sent again; 0: nothing was.
     """
 
     def __init__(self, next_batch: int) -> None:
@@ -77,6 +82,8 @@ class Link:
         self.told = ORIGIN
         self.told_ns = 0
         self.progress_ns = 0
+        self.asked = 0
+        self.asked_id = 0
         self.retry_ns = 0
 
     @property
@@ -259,28 +266,31 @@ class Pipeline:
             link.retry_ns = link.retry_ns or now_ns + ms * NS_PER_MS
 
     def tick(self, now_ns: int) -> None:
-        """Sends the heartbeats and repetitions that are due."""
-        resend = [each for each in self._links.items() if now_ns >= self._resend_due_ns(each[1])]
-        beat = [each for each in self._links.items() if now_ns >= self._heartbeat_due_ns(each[1])]
-        if resend or beat:
+        """Sends the heartbeats, questions and repetitions that are due."""
+        links = [each for each in self._links.items() if now_ns >= self._due_ns(each[1])]
+        if links:
             self._new_transmission(now_ns)
-        for node, link in beat:
+        for node, link in links:
+            if now_ns >= (link.retry_ns or NEVER):
+                self._resend(node, link, now_ns)
+                continue
+            if now_ns >= self._silent_ns(link):
+                link.progress_ns = now_ns
+                link.asked, link.asked_id = self._transmission, link.in_flight[-1][0]
             self._send(node, link, None, now_ns)
-        for node, link in resend:
-            self._resend(node, link, now_ns)
 
     def next_ns(self) -> int:
         """When `tick` has something to do."""
-        return min(
-            min(self._heartbeat_due_ns(link), self._resend_due_ns(link))
-            for link in self._links.values()
-        )
+        return min(self._due_ns(link) for link in self._links.values())
 
     # --- sending ----------------------------------------------------------------------------------
 
-    def _heartbeat_due_ns(self, link: Link) -> int:
+    def _due_ns(self, link: Link) -> int:
         if not link.is_open:
             return NEVER
+        return min(self._heartbeat_due_ns(link), self._silent_ns(link), link.retry_ns or NEVER)
+
+    def _heartbeat_due_ns(self, link: Link) -> int:
         lease_ns = self.lease_ms * NS_PER_MS
         if link.told_ns > max(self._exclusive_until_ns, self._begun_ns) + lease_ns:
             # No majority answers. Those who do must not owe a lease for ever: others may claim.
@@ -291,11 +301,11 @@ class Pipeline:
             due_ns = min(due_ns, link.told_ns + COMMIT_NOTICE_MS * NS_PER_MS)
         return due_ns
 
-    def _resend_due_ns(self, link: Link) -> int:
-        if not link.is_open:
-            return NEVER
-        silent_ns = link.progress_ns + RESEND_MS * NS_PER_MS if link.unacknowledged_bytes else NEVER
-        return min(silent_ns, link.retry_ns or NEVER)
+    def _silent_ns(self, link: Link) -> int:
+        """When the member is asked how far it is. A heartbeat asks that. What was sent before it is
+        on its way, or waits for the member's disk, until the answer shows that it was lost: sending
+        all of it again to a member that is only slow would make it slower, and this writer, too."""
+        return link.progress_ns + RESEND_MS * NS_PER_MS if link.in_flight else NEVER
 
     def _new_transmission(self, now_ns: int) -> None:
         """Numbers the sending that follows. Its time is remembered, in steps of a part of a lease:
@@ -345,7 +355,7 @@ class Pipeline:
         link.in_flight.clear()
         link.unacknowledged_bytes = 0
         link.progress_ns = now_ns
-        link.retry_ns = 0
+        link.asked = link.retry_ns = 0
         self._send(node, link, None, now_ns)
         self._feed(node, link, now_ns)
 
@@ -383,6 +393,11 @@ class Pipeline:
             self._advance()
             if self.committed != committed:
                 self._progress_ns = now_ns
+        if link.asked and reply.transmission >= link.asked:
+            link.asked = 0
+            if link.in_flight and link.in_flight[0][0] <= link.asked_id:
+                self._new_transmission(now_ns)
+                self._resend(node, link, now_ns)
         self._feed(node, link, now_ns)
 
     def _count_lease(self) -> None:

@@ -285,6 +285,7 @@ def test_member_that_fell_behind_the_window_is_fed_from_its_begin() -> None:
         bench.answer("n1", "n2", held=batch.last)
     bench.pipeline.take()
     bench.pass_ms(RESEND_MS)
+    bench.answer("n3")
     ids = bench.batches("n3")
     kept = MEMBER_BACKLOG_BYTES_MAX // size
     assert ids == list(range(count - kept + 1, count + 1))
@@ -304,28 +305,69 @@ def test_what_all_have_acknowledged_is_forgotten() -> None:
 # --- repetition -----------------------------------------------------------------------------------
 
 
-def test_silent_member_is_sent_again_what_it_has_not_acknowledged() -> None:
+def test_what_was_lost_on_the_way_is_sent_again_once_the_member_says_so() -> None:
     bench = Bench()
     bench.put()
     batch = bench.put()
     bench.pipeline.take()
     bench.answer("n1", "n2", held=batch.last)
     bench.pass_ms(RESEND_MS)
+    assert bench.batches("n3") == [], "it is asked first how far it is"
+    bench.answer("n3")
     sent = bench.pipeline.take()
     assert [each.batch.first_id for each in sent if each.batch] == [1, 2]
-    assert {each.node for each in sent if each.batch} == {"n3"}
+    assert {each.node for each in sent} == {"n3"}
+    bench.answer("n3")
+    assert bench.batches("n3") == [], "and once"
 
 
-def test_member_that_makes_progress_is_not_sent_it_again() -> None:
+def test_slow_member_is_sent_nothing_again_however_slow_it_is() -> None:
+    """What it was sent waits for its disk, and so do its answers."""
+    bench = Bench()
+    for _ in range(10):
+        batch = bench.put()
+        bench.answer("n1", "n2", held=batch.last)
+        assert bench.batches("n3") == [batch.first_id]
+        bench.pass_ms(RESEND_MS)
+        assert bench.batches("n3") == []
+    bench.answer("n3", held=batch.last)
+    assert bench.batches("n3") == []
+    assert bench.pipeline._links["n3"].unacknowledged_bytes == 0
+
+
+def test_only_an_answer_to_the_question_shows_that_something_is_lost() -> None:
+    bench = Bench()
+    first, _ = bench.put(), bench.put()
+    transmission = bench.pipeline.transmission
+    bench.pass_ms(RESEND_MS)
+    bench.put()
+    bench.pipeline.take()
+    bench.answer("n3", transmission=transmission)
+    assert bench.batches("n3") == []
+    bench.answer("n3", held=first.last)
+    assert bench.batches("n3") == [2, 3]
+
+
+def test_what_was_sent_after_the_question_is_not_lost_yet() -> None:
+    bench = Bench()
+    first = bench.put()
+    bench.pass_ms(RESEND_MS)
+    transmission = bench.pipeline.transmission
+    bench.put()
+    bench.pipeline.take()
+    bench.answer("n3", held=first.last, transmission=transmission)
+    assert bench.batches("n3") == []
+
+
+def test_member_that_makes_progress_is_not_asked() -> None:
     bench = Bench()
     first, _ = bench.put(), bench.put()
     bench.pipeline.take()
     bench.now_ns += (RESEND_MS - 1) * MS
     bench.answer("n1", "n2", "n3", held=first.last)
     bench.pass_ms(2)
-    assert [each for each in bench.pipeline.take() if each.batch] == []
-    bench.pass_ms(RESEND_MS)
-    assert bench.batches("n3") == [2]
+    bench.answer("n3", held=first.last)
+    assert bench.batches("n3") == []
 
 
 def test_busy_member_is_asked_again_after_a_pause_and_once() -> None:
