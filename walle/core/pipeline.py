@@ -127,7 +127,9 @@ class Pipeline:
         self._committed_bytes = 0
         self._committed_count = 0
         self._transmission = 0
-        self._sendings: deque[tuple[int, int]] = deque()  # (first transmission, sent ns), sampled
+        # (first transmission, sent ns), sampled; those that no majority has acknowledged yet.
+        self._sendings: deque[tuple[int, int]] = deque()
+        self._remembered_ns = -NEVER
         self._exclusive_until_ns = 0
         self._begun_ns = 0
         self._progress_ns = 0
@@ -238,6 +240,7 @@ class Pipeline:
         self.topology = topology
         self.stale_version = self.mark = 0  # marks are made anew under each version
         self._exclusive_until_ns, self._begun_ns = 0, now_ns
+        self._remembered_ns = -NEVER  # the next sending is to count
         ready = {node for node, link in self._links.items() if link.is_ready}
         self.full.clear()
         self._links = {node: Link(self._window_start) for node in topology.everyone}
@@ -313,7 +316,8 @@ class Pipeline:
         self._transmission += 1
         self._begun_ns = self._begun_ns or now_ns
         step_ns = self.lease_ms * NS_PER_MS // SENDINGS_REMEMBERED_PER_LEASE
-        if not self._sendings or now_ns - self._sendings[-1][1] >= step_ns:
+        if now_ns >= self._remembered_ns + step_ns:
+            self._remembered_ns = now_ns
             self._sendings.append((self._transmission, now_ns))
             if len(self._sendings) > 2 * SENDINGS_REMEMBERED_PER_LEASE:
                 self._sendings.popleft()
@@ -372,7 +376,7 @@ class Pipeline:
     def _on_acknowledged(self, node: str, link: Link, reply: PutReply, now_ns: int) -> None:
         if reply.transmission > link.transmission:
             link.transmission = reply.transmission
-            self._count_lease()
+            self._count_lease(reply.transmission)
         held_id = self._confirmed_id(reply.held)
         if held_id > link.held_id:
             link.held_id = held_id
@@ -400,13 +404,17 @@ class Pipeline:
                 self._resend(node, link, now_ns)
         self._feed(node, link, now_ns)
 
-    def _count_lease(self) -> None:
-        """The lease counts from the sending of what a majority has acknowledged."""
-        transmission, sendings = self.acknowledged_transmission, self._sendings
-        while len(sendings) > 1 and sendings[1][0] <= transmission:
-            sendings.popleft()
-        first, sent_ns = sendings[0]
-        if first <= transmission:
+    def _count_lease(self, acknowledged: int) -> None:
+        """The lease counts from the sending of what a majority has acknowledged.
+
+        acknowledged: the transmission that one member has acknowledged now.
+        """
+        sendings = self._sendings
+        if not sendings or acknowledged < sendings[0][0]:
+            return
+        transmission = self.acknowledged_transmission
+        while sendings and sendings[0][0] <= transmission:
+            _, sent_ns = sendings.popleft()
             self._exclusive_until_ns = exclusive_until_ns(sent_ns, self.lease_ms)
 
     def _confirmed_id(self, held: Position) -> int:
