@@ -39,25 +39,37 @@ SPARE_PORTS = 4
 """Behind those of `walle dev`, for nodes that join."""
 
 
+_held: dict[int, list[socket.socket]] = {}
+
+
 def free_ports(count: int) -> int:
     """The first of `count` consecutive loopback ports that nobody listens on.
 
-    Tests that run at the same time begin to look at different places.
+    They are held until they are released, or this process ends: bound, so that no other test finds
+    them free and no connection begins there, but not listened on, so that a node may.
     """
+    # Tests that run at the same time begin to look at different places.
     first = 20_000 + os.getpid() * 37 % 20_000
     for port in range(first, 60_000, count):
         sockets = [socket.socket() for _ in range(count)]
         try:
             for index, each in enumerate(sockets):
                 each.bind(("127.0.0.1", port + index))
+                # Only now: a port that is bound with it from the start is shared with other tests.
+                each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         except OSError:
-            continue
-        else:
-            return port
-        finally:
             for each in sockets:
                 each.close()
+        else:
+            _held[port] = sockets
+            return port
     raise RuntimeError("no free ports")
+
+
+def release_ports(first: int) -> None:
+    """Others may have these ports from now on; so they may if this is said twice."""
+    for each in _held.pop(first, ()):
+        each.close()
 
 
 def wait_until(condition: Any, what: str, timeout_s: float = 30.0) -> Any:
@@ -130,6 +142,7 @@ class DevNodes:
         if error_type is not None:
             print(self.logs())  # noqa: T201 - shown with the failure
         self.stop()
+        release_ports(self.port)
 
     def _launch(self, *options: str) -> subprocess.Popen[bytes]:
         command = [

@@ -17,7 +17,7 @@ import trustme
 import yaml
 
 import walle
-from tests.clusters import free_ports, wait_until
+from tests.clusters import free_ports, release_ports, wait_until
 from walle.config import parse_tls
 from walle.supervisor import is_loopback
 
@@ -66,6 +66,7 @@ class Nodes:
         self.addresses = {name: f"127.0.0.1:{port + at}" for at, name in enumerate(NAMES)}
         self.tls = {name: authority.files(name, name) for name in NAMES}
         self._running = ExitStack()
+        self._running.callback(release_ports, port)
 
     def __enter__(self) -> Self:
         return self
