@@ -18,8 +18,11 @@ SOURCES := pyproject.toml setup.py $(wildcard walle/native/*.c walle/native/*.h)
 demo: $(READY)
 	$(BIN)/python tools/demo.py $(FILE)
 
+# Files of tests run beside one another, as most of the time they wait: for a lease, for a restart.
+# The tests of one file share what it starts, and run in turn. The longest files are in the middle.
 test: $(READY)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses=logical --maxprocesses=4 \
+		--dist=loadfile --no-loadscope-reorder $(ARGS)
 
 check: $(READY)
 	$(BIN)/ruff check .
