@@ -32,6 +32,7 @@ sleeps: 2 or 3. Storage writes the records and their note, syncs, and rings: 4, 
 IDLE_S = 2.0
 IDLE_CALLS_MAX = 60.0
 """A second, by each process, with a few streams and no writer."""
+LOOKS_COUNT_MAX = 5
 
 
 @contextmanager
@@ -61,11 +62,13 @@ def counted(pids: dict[str, int], directory: Path) -> Iterator[dict[str, Counter
         found[role] = Counter({line[-1]: int(line[3]) for line in lines})
 
 
-def test_a_put_takes_few_system_calls(nodes: DevNodes, stream: str, tmp_path: Path) -> None:
+def test_a_put_takes_few_system_calls(nodes: DevNodes, tmp_path: Path) -> None:
+    """The stream's only member takes each put by itself, however slow it is."""
+
     async def put_one_by_one() -> None:
         async with (
             walle.connect(nodes.connect) as client,
-            client.claim(stream, address="me", lease_ms=10_000) as writer,
+            client.claim("/s", address="me", lease_ms=10_000) as writer,
         ):
             await writer.put(b"first")
             with counted(pids, tmp_path) as found:
@@ -75,9 +78,10 @@ def test_a_put_takes_few_system_calls(nodes: DevNodes, stream: str, tmp_path: Pa
 
     pids = {role: nodes.child("n1", role) for role in ROLES}
     calls: dict[str, Counter[str]] = {}
+    nodes.cli("stream", "create", "/s", "--members", "n1")
     asyncio.run(put_one_by_one())
     frames = calls["network"]["recvfrom"]
-    assert frames >= PUTS // 2, "several puts may come as one if n1 is slow"
+    assert frames >= PUTS
     for role, most in CALLS_MAX.items():
         assert calls[role].total() / frames <= most, f"{role}: {frames} frames, {calls[role]}"
     assert not calls["storage"]["fallocate"], "what is appended to is there already"
@@ -85,9 +89,14 @@ def test_a_put_takes_few_system_calls(nodes: DevNodes, stream: str, tmp_path: Pa
 
 
 def test_an_idle_node_sleeps(nodes: DevNodes, tmp_path: Path) -> None:
+    """Sooner or later: on a busy machine what it does at its start takes a while."""
     pids = {role: nodes.child("n1", role) for role in ROLES}
-    time.sleep(0.5)
-    with counted(pids, tmp_path) as found:
-        time.sleep(IDLE_S)
-    for role, calls in found.items():
-        assert calls.total() / IDLE_S <= IDLE_CALLS_MAX, f"{role}: {calls}"
+    for _ in range(LOOKS_COUNT_MAX):
+        with counted(pids, tmp_path) as found:
+            time.sleep(IDLE_S)
+        busy = {
+            role: calls for role, calls in found.items() if calls.total() / IDLE_S > IDLE_CALLS_MAX
+        }
+        if not busy:
+            return
+    pytest.fail(f"in {IDLE_S} s: {busy}")
