@@ -87,7 +87,8 @@ def drive(connections: list[OneByte], workload: Workload) -> dict[str, float]:
 
 @pytest.mark.parametrize("kind", [OneByte, Turns])
 def test_a_closed_loop_keeps_puts_in_flight(echo: int, kind: type[OneByte]) -> None:
-    found = drive([kind(echo) for _ in range(4)], SHORT._replace(in_flight=4))
+    workload = SHORT._replace(in_flight=4, seconds=2)  # in which the server gets a processor
+    found = drive([kind(echo) for _ in range(4)], workload)
     assert found["entries_per_s"] > 0
     assert found["bad_count"] == 0
 
