@@ -8,12 +8,11 @@ import re
 import signal
 import subprocess
 import sys
-from contextlib import AsyncExitStack, suppress
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import psutil
 import pytest
 
 import walle
@@ -125,36 +124,6 @@ def test_puts_are_pipelined_in_order_and_told(nodes: DevNodes, stream: str) -> N
 async def put_one_by_one(writer: walle.Writer, name: bytes) -> None:
     for number in range(20):
         await writer.put(name + b"%d" % number)
-
-
-def test_writers_of_a_client_share_their_connections(nodes: DevNodes, stream: str) -> None:
-    streams = [f"{stream}/{number}" for number in range(20)]
-
-    def connections() -> list[str]:
-        """Of this process with the nodes."""
-        found = psutil.Process().net_connections("tcp")
-        remote = [":".join(map(str, each.raddr)) for each in found]
-        return [address for address in remote if address in nodes.connect.split(",")]
-
-    async def work(client: walle.Client) -> None:
-        for name in streams:
-            await client.create_stream(name)
-        before = len(connections())
-        async with AsyncExitStack() as claims:
-            writers = [
-                await claims.enter_async_context(client.claim(name, address="me:1"))
-                for name in streams
-            ]
-            for turn in range(3):
-                positions = await asyncio.gather(*(writer.put(b"%d" % turn) for writer in writers))
-                assert [each.entry_id for each in positions] == [turn + 1] * len(streams)
-            assert len(connections()) <= before + 3
-            await writers.pop().close()
-            assert (await writers[0].put(b"3")).entry_id == 4, "the others go on"
-        for name in streams[:-1]:
-            assert (await history(client, name))[:3] == [b"0", b"1", b"2"]
-
-    run(nodes, work)
 
 
 def test_back_pressure(nodes: DevNodes, stream: str) -> None:

@@ -70,6 +70,7 @@ async def ask_member(
         except UnknownStream as last:
             error = last
         former, info = info, await _describe_again(client, info)
+        addresses_of(info, node)  # if the node is still no member, waiting does not make it one
         if isinstance(error, UnknownStream) and info.stream_id == former.stream_id:
             raise error
 
