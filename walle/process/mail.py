@@ -12,7 +12,7 @@ from array import array
 from typing import TYPE_CHECKING, NamedTuple
 
 from walle.ids import NO_WRITER, WriterId
-from walle.messages import U32, codec_of
+from walle.messages import U32, Codec
 from walle.record import Batch, Bytes
 
 if TYPE_CHECKING:
@@ -240,15 +240,13 @@ class Peers(NamedTuple):
     peers: tuple[Peer, ...]
 
 
-_PEERS = codec_of(Peers)
+_PEERS = Codec(Peers)
 
 
 def pack_peers(peers: Peers) -> list[Buffer]:
-    out = bytearray([PEERS])
-    _PEERS.encode(peers, out)
-    return [out]
+    return [bytes([PEERS]), _PEERS.encode(peers)]
 
 
 def unpack_peers(view: memoryview) -> Peers:
-    peers: Peers = _PEERS.decode_from(view, 1)
+    peers: Peers = _PEERS.decode(view, 1)[0]
     return peers

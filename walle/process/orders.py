@@ -18,7 +18,7 @@ from walle.core.node import Recovered
 from walle.core.topology import StreamTopology
 from walle.errors import InvariantError
 from walle.ids import NO_WRITER, Position, WriterId
-from walle.messages import U32, U64, codec_of
+from walle.messages import U32, U64, Codec
 from walle.process.mail import Destination, pack_batch, unpack_batch
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ _ALL = (
     effects.Forward,
 )
 _NUMBERS = {action: number for number, action in enumerate(_ALL)}
-_CODECS = {action: codec_of(action) for action in _PLAIN}
+_CODECS = {action: Codec(action) for action in _PLAIN}
 
 
 class Order(NamedTuple):
@@ -115,9 +115,7 @@ def pack_order(
         case effects.Forward():
             to, head = to_frame(action.send)
             return [start, _SEND.pack(*to), head]
-    out = bytearray(start)
-    _CODECS[type(action)].encode(action, out)
-    return [out]
+    return [start + _CODECS[type(action)].encode(action)]
 
 
 def unpack_order(view: memoryview, arena: memoryview) -> Order:
@@ -125,7 +123,7 @@ def unpack_order(view: memoryview, arena: memoryview) -> Order:
     _, sequence, number = _ORDER.unpack_from(view)
     cls, offset = _ALL[number], _ORDER.size
     if cls in _CODECS:
-        return Order(sequence, _CODECS[cls].decode_from(view, offset))
+        return Order(sequence, _CODECS[cls].decode(view, offset)[0])
     if cls is effects.ReadRecords:
         stream_id, start, end, size, has_after, after, aside = _READ.unpack_from(view, offset)
         send = _unpack_send(view, offset + _READ.size)
@@ -174,13 +172,11 @@ def unpack_ended(view: memoryview) -> int:
 
 
 def pack_damaged(cut: effects.Cut) -> list[Buffer]:
-    out = bytearray([DAMAGED])
-    _CODECS[effects.Cut].encode(cut, out)
-    return [out]
+    return [bytes([DAMAGED]), _CODECS[effects.Cut].encode(cut)]
 
 
 def unpack_damaged(view: memoryview) -> effects.Cut:
-    cut: effects.Cut = _CODECS[effects.Cut].decode_from(view, 1)
+    cut: effects.Cut = _CODECS[effects.Cut].decode(view, 1)[0]
     return cut
 
 
@@ -212,7 +208,7 @@ class _Found(NamedTuple):
     streams: tuple[_Stream, ...]
 
 
-_FOUND = codec_of(_Found)
+_FOUND = Codec(_Found)
 
 
 def pack_recovered(recovered: Recovered) -> list[list[Buffer]]:
@@ -220,16 +216,14 @@ def pack_recovered(recovered: Recovered) -> list[list[Buffer]]:
     messages: list[list[Buffer]] = []
     streams = [(_pack_state(state),) for state in recovered.states]
     for index, stream in enumerate([*streams, ()]):
-        out = bytearray([RECOVERED])
-        is_last = index == len(streams)
-        _FOUND.encode(_Found(recovered.cluster, is_last, stream), out)
-        messages.append([out])
+        found = _Found(recovered.cluster, index == len(streams), stream)
+        messages.append([bytes([RECOVERED]), _FOUND.encode(found)])
     return messages
 
 
 def unpack_recovered(view: memoryview) -> tuple[Recovered, bool]:
     """One message's part of what storage found, and whether it is the last."""
-    found = _FOUND.decode_from(view, 1)
+    found = _FOUND.decode(view, 1)[0]
     states = tuple(_unpack_state(stream) for stream in found.streams)
     return Recovered(found.cluster, states), bool(found.is_last)
 
