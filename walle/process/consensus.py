@@ -11,6 +11,7 @@ import logging
 import os
 import random
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from walle import frame, record
@@ -58,11 +59,14 @@ class Consensus:
     def __init__(self, loop: Loop, region: Region, config: NodeConfig, identity: bytes) -> None:
         self._loop = loop
         self._region = region
+        self._to_network = partial(loop.write, region.outgoing, region.network_bell)
+        self._to_storage = partial(loop.write, region.orders, region.storage_bell)
         self._config = config
         self._sequence = 0
         self._open_sessions: set[int] = set()
         self._peer_numbers: dict[str, int] = {}
         self._peer_names: dict[int, str] = {}
+        self._told_as_of: tuple[bytes, int, int] | None = None
         self._told_peers: tuple[Hello, dict[str, str]] | None = None
         self._wrong: dict[int, str | None] = {}  # by peer: why it is not the one it should be
         self._arrived: dict[int, ArenaPayload] = {}  # by offset: who has each place last
@@ -165,18 +169,19 @@ class Consensus:
     # --- what arrives -----------------------------------------------------------------------------
 
     def _on_arrived(self, arrived: Arrived) -> None:
-        if arrived.batch is not None and isinstance(arrived.batch.payload, ArenaPayload):
-            self._arrived[arrived.batch.payload.place.offset] = arrived.batch.payload
+        source, head, batch = arrived
+        if batch is not None and type(batch.payload) is ArenaPayload:
+            self._arrived[batch.payload.place.offset] = batch.payload
         try:
-            request_id, message = frame.decode_head(arrived.head)
+            request_id, message = frame.decode_head(head)
         except RemoteProtocolError as error:
-            self._mail(arrived.source, Failure(Code.BAD_REQUEST, str(error)), 0, None)
-            self._close(arrived.source)
+            self._mail(source, Failure(Code.BAD_REQUEST, str(error)), 0, None)
+            self._close(source)
             return
-        if arrived.source.kind == mail.PEER:
-            self._on_peer(arrived.source, request_id, message, arrived.batch)
+        if source.kind == mail.PEER:
+            self._on_peer(source, request_id, message, batch)
         else:
-            self._on_session(arrived.source, request_id, message, arrived.batch)
+            self._on_session(source, request_id, message, batch)
 
     def _on_session(
         self, source: Destination, request_id: int, message: Any, batch: Batch | None
@@ -238,12 +243,10 @@ class Consensus:
             raise ConfigError(key, outbox.fatal)
         self._tell_peers()
         for action in actions:
-            if not isinstance(action, effects.UNSYNCED):
+            if type(action) not in effects.UNSYNCED:
                 self._sequence += 1
-            batch = getattr(action, "batch", None)
-            inline = batch is not None and self._take_place(batch) == NOWHERE
             parts = orders.pack_order(
-                self._sequence, action, inline=inline, to_frame=self._to_frame
+                self._sequence, action, is_inline=self._is_inline, to_frame=self._to_frame
             )
             self._to_storage(parts)
         for send in sends:
@@ -257,10 +260,14 @@ class Consensus:
         if region.outgoing.publish():
             region.network_bell.ring()
 
+    def _is_inline(self, batch: Batch) -> bool:
+        """Whether the batch's records must be copied into the ring."""
+        return self._take_place(batch) is NOWHERE
+
     def _take_place(self, batch: Batch) -> mail.Place:
         """The batch's place in the arena, for its first reader; then, and for what does not lie
         in the arena, NOWHERE."""
-        if not isinstance(batch.payload, ArenaPayload):
+        if type(batch.payload) is not ArenaPayload:
             return NOWHERE
         mine = self._arrived.pop(batch.payload.place.offset, None)
         return NOWHERE if mine is None else mine.place
@@ -288,14 +295,12 @@ class Consensus:
     def _close(self, whom: Destination) -> None:
         self._to_network(mail.pack_close(whom))
 
-    def _to_network(self, parts: list[Any]) -> None:
-        self._loop.write(self._region.outgoing, self._region.network_bell, parts)
-
-    def _to_storage(self, parts: list[Any]) -> None:
-        self._loop.write(self._region.orders, self._region.storage_bell, parts)
-
     def _tell_peers(self) -> None:
         """Tells the network which nodes to be connected with, when that has changed."""
+        as_of = self.node.cluster.as_of
+        if as_of == self._told_as_of:
+            return
+        self._told_as_of = as_of
         hello, addresses = self.node.handshake.hello(), self.node.peers()
         if (hello, addresses) == self._told_peers:
             return

@@ -94,26 +94,30 @@ _BATCH = struct.Struct("=QQQQBIQIQ")
 """first_id, prev_chain, writer (ts, nonce), has a writer, count; the place; bytes that follow."""
 
 
-def pack_batch(batch: Batch | None, *, inline: bool) -> list[Buffer]:
-    """The batch's description, its chains, and its records if they are to travel in the ring."""
+_NO_BATCH = bytes(_BATCH.size)
+
+
+def pack_batch(before: bytes, batch: Batch | None, *, inline: bool) -> list[Buffer]:
+    """The batch's description and its chains, in one piece with what stands before it, and its
+    records if they are to travel in the ring."""
     if batch is None:
-        return [_BATCH.pack(0, 0, 0, 0, 0, 0, 0, 0, 0)]
+        return [before + _NO_BATCH]
     payload = batch.payload
-    if isinstance(payload, ArenaPayload) and not inline:
-        place, records = payload.place, memoryview(b"")
+    place, records = NOWHERE, []
+    if type(payload) is ArenaPayload and not inline:
+        place = payload.place
     else:
-        place, records = NOWHERE, payload.view()
-    writer = batch.writer or NO_WRITER
+        records = [payload.view()]
     fixed = _BATCH.pack(
         batch.first_id,
         batch.prev_chain,
-        *writer,
+        *(batch.writer or NO_WRITER),
         batch.writer is not None,
-        batch.count,
+        len(batch.chains),
         *place,
-        len(records),
+        len(records[0]) if records else 0,
     )
-    return [fixed, memoryview(batch.chains).cast("B"), records]
+    return [before + fixed + batch.chains.tobytes(), *records]
 
 
 def unpack_batch(view: memoryview, offset: int, arena: memoryview) -> Batch | None:
@@ -150,7 +154,8 @@ class Arrived(NamedTuple):
 
 
 def pack_arrived(source: Destination, head: memoryview, batch: Batch | None) -> list[Buffer]:
-    return [_ARRIVED.pack(ARRIVED, *source, len(head)), head, *pack_batch(batch, inline=False)]
+    start = _ARRIVED.pack(ARRIVED, *source, len(head)) + head
+    return pack_batch(start, batch, inline=False)
 
 
 def unpack_arrived(view: memoryview, arena: memoryview) -> Arrived:

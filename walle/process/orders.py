@@ -17,7 +17,7 @@ from walle.core.member import State
 from walle.core.node import Recovered
 from walle.core.topology import StreamTopology
 from walle.errors import InvariantError
-from walle.ids import NO_WRITER, Position, WriterId
+from walle.ids import NO_WRITER, ORIGIN, Position, WriterId
 from walle.messages import U32, U64, Codec
 from walle.process.mail import Destination, pack_batch, unpack_batch
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from walle.core.effects import Action
     from walle.native import Buffer
+    from walle.record import Batch
 
 ORDER = 20  # consensus to storage
 ENDED = 21  # consensus to storage: nobody waits for that session's reads any more
@@ -80,22 +81,26 @@ def pack_order(
     sequence: int,
     action: Action,
     *,
-    inline: bool,
+    is_inline: Callable[[Batch], bool],
     to_frame: Callable[[Send], tuple[Destination, bytes]],
 ) -> list[Buffer]:
     """
     Args:
-        inline: whether the records travel in the ring though they lie in the arena.
+        is_inline: whether a batch's records travel in the ring though they lie in the arena.
         to_frame: makes a frame's destination and head of a message.
     """
     start = _ORDER.pack(ORDER, sequence, _NUMBERS[type(action)])
     match action:
-        case effects.Append() | effects.Jump() | effects.Fill():
-            accepted = getattr(action, "accepted", None) or NO_WRITER
-            committed = getattr(action, "committed", None) or Position(0, 0)
-            skip = getattr(action, "skip", 0)
-            fixed = _ENTRIES.pack(action.stream_id, skip, *accepted, *committed)
-            return [start, fixed, *pack_batch(action.batch, inline=inline)]
+        case effects.Forward():
+            return [start + _pack_send(*to_frame(action.send))]
+        case effects.Append(batch=batch):
+            fixed = _pack_entries(action, action.skip, action.accepted)
+            return pack_batch(start + fixed, batch, inline=is_inline(batch))
+        case effects.Jump(batch=batch):
+            fixed = _pack_entries(action, action.skip, action.accepted, action.committed)
+            return pack_batch(start + fixed, batch, inline=is_inline(batch))
+        case effects.Fill(batch=batch):
+            return pack_batch(start + _pack_entries(action), batch, inline=is_inline(batch))
         case effects.ReadRecords():
             fixed = _READ.pack(
                 action.stream_id,
@@ -106,16 +111,24 @@ def pack_order(
                 action.after or 0,
                 action.aside,
             )
-            to, head = to_frame(action.send)
-            return [start, fixed, _SEND.pack(*to), head]
+            return [start + fixed + _pack_send(*to_frame(action.send))]
         case effects.ReadOldest():
             fixed = _READ_OLDEST.pack(*action[:-1])
-            to, head = to_frame(action.send)
-            return [start, fixed, _SEND.pack(*to), head]
-        case effects.Forward():
-            to, head = to_frame(action.send)
-            return [start, _SEND.pack(*to), head]
+            return [start + fixed + _pack_send(*to_frame(action.send))]
     return [start + _CODECS[type(action)].encode(action)]
+
+
+def _pack_entries(
+    action: effects.Append | effects.Jump | effects.Fill,
+    skip: int = 0,
+    accepted: WriterId | None = None,
+    committed: Position = ORIGIN,
+) -> bytes:
+    return _ENTRIES.pack(action.stream_id, skip, *(accepted or NO_WRITER), *committed)
+
+
+def _pack_send(to: Destination, head: bytes) -> bytes:
+    return _SEND.pack(*to) + head
 
 
 def unpack_order(view: memoryview, arena: memoryview) -> Order:

@@ -50,7 +50,7 @@ def described(batch: Batch | None) -> tuple[Any, ...] | None:
 def test_records_that_never_were_in_the_arena_travel_in_the_ring(
     batch: Batch, before: bytes
 ) -> None:
-    view = in_ring([before, *mail.pack_batch(batch, inline=False)])
+    view = in_ring(mail.pack_batch(before, batch, inline=False))
     found = mail.unpack_batch(view, len(before), ARENA)
     assert described(found) == described(batch)
     assert found is not None
@@ -62,7 +62,7 @@ def test_records_in_the_arena_stay_there_unless_they_shall_travel(
     batch: Batch, offset: int, size: int, inline: bool
 ) -> None:
     lying = in_arena(batch, Place(offset, size))
-    view = in_ring(mail.pack_batch(lying, inline=inline))
+    view = in_ring(mail.pack_batch(b"", lying, inline=inline))
     found = mail.unpack_batch(view, 0, ARENA)
     assert described(found) == described(lying)
     assert found is not None
@@ -72,7 +72,7 @@ def test_records_in_the_arena_stay_there_unless_they_shall_travel(
 
 
 def test_no_batch_stays_none() -> None:
-    assert mail.unpack_batch(in_ring(mail.pack_batch(None, inline=False)), 0, ARENA) is None
+    assert mail.unpack_batch(in_ring(mail.pack_batch(b"", None, inline=False)), 0, ARENA) is None
 
 
 def test_payloads_are_views_until_they_are_detached() -> None:

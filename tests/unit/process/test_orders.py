@@ -77,7 +77,9 @@ def test_order_comes_out_as_it_went_in(
     cls: type[Any], data: st.DataObject, sequence: int, inline: bool
 ) -> None:
     action = data.draw(ACTIONS[cls])
-    view = in_ring(orders.pack_order(sequence, action, inline=inline, to_frame=to_frame))
+    view = in_ring(
+        orders.pack_order(sequence, action, is_inline=lambda _: inline, to_frame=to_frame)
+    )
     assert view[0] == orders.ORDER
     found = orders.unpack_order(view, ARENA)
     assert found.sequence == sequence
@@ -87,14 +89,18 @@ def test_order_comes_out_as_it_went_in(
 
 def test_order_without_its_records_ends_the_process() -> None:
     batch = Batch(1, 0, array("Q"), None, Bytes(b""))
-    parts = orders.pack_order(1, effects.Fill(1, batch), inline=False, to_frame=to_frame)
+    parts = orders.pack_order(
+        1, effects.Fill(1, batch), is_inline=lambda _: False, to_frame=to_frame
+    )
     with pytest.raises(InvariantError, match="Fill without records"):
         orders.unpack_order(in_ring(parts), ARENA)
 
 
 def test_records_in_an_order_are_not_copied() -> None:
     batch = Batch(1, 0, array("Q", [5]), W1, Bytes(b"12345678"))
-    parts = orders.pack_order(1, effects.Fill(1, batch), inline=False, to_frame=to_frame)
+    parts = orders.pack_order(
+        1, effects.Fill(1, batch), is_inline=lambda _: False, to_frame=to_frame
+    )
     found = orders.unpack_order(in_ring(parts), ARENA).action
     assert isinstance(found, effects.Fill)
     assert isinstance(found.batch.payload, RingPayload)
