@@ -121,14 +121,18 @@ class History:
 
     def append(self, batch: Batch, skip: int) -> None:
         """Appends the batch but its first `skip` records to the live run."""
-        start = batch.first_id + skip
-        before = Position(start - 1, batch.chain_at(start - 1))
-        invariant(before == self.tail, "appends build on the tail", before=before, tail=self.tail)
-        self.chains.extend(batch.chains[skip:])
+        start, last, tail = batch.first_id + skip, batch.last, self.tail
+        invariant(
+            start == tail.entry_id + 1 and batch.chain_at(tail.entry_id) == tail.chain,
+            "appends build on the tail",
+            start=start,
+            tail=tail,
+        )
+        self.chains.extend(batch.chains[skip:] if skip else batch.chains)
         if self.runs:
-            self.runs[-1].last = batch.last
+            self.runs[-1].last = last
         else:
-            self.runs.append(Run(start, before.chain, batch.last))
+            self.runs.append(Run(start, tail.chain, last))
 
     def truncate(self, tail: Position) -> None:
         """Drops what follows `tail`, which the live run holds, at or behind the commit point."""

@@ -301,29 +301,31 @@ class Member:
     def _take_entries(self, writer: WriterId, batch: Batch) -> Code:
         """Appends what of the batch is new; CONFLICT when the predecessor is not held."""
         history = self.history
-        held = history.matching(batch)
-        if held == 0 and not history.holds(batch.before):
-            if batch.last_id > history.committed.entry_id:
-                return Code.CONFLICT
-            if history.chain_at(batch.last_id) not in (None, batch.last.chain):
-                return self.adoption.contradicted(writer, batch.last)
-            # Committed already, if the writer is not mistaken: nothing is to be done, and the
-            # answer tells how far this member is.
-            return Code.OK
-        last_held = batch.position_at(batch.first_id + held - 1)
-        uncommitted = last_held.entry_id >= history.committed.entry_id
-        if held < batch.count:
-            if not uncommitted or (self.accepted >= writer and last_held != history.tail):
+        tail, committed_id = history.tail, history.committed.entry_id
+        held, last_held = 0, tail
+        if batch.first_id != tail.entry_id + 1 or batch.prev_chain != tail.chain:  # rarely
+            held = history.matching(batch)
+            if held == 0 and not history.holds(batch.before):
+                if batch.last_id > committed_id:
+                    return Code.CONFLICT
+                if history.chain_at(batch.last_id) not in (None, batch.last.chain):
+                    return self.adoption.contradicted(writer, batch.last)
+                # Committed already, if the writer is not mistaken: nothing is to be done, and the
+                # answer tells how far this member is.
+                return Code.OK
+            last_held = batch.position_at(batch.first_id + held - 1)
+        uncommitted = last_held.entry_id >= committed_id
+        is_new = held < batch.count
+        if is_new:
+            if not uncommitted or (self.accepted >= writer and last_held != tail):
                 return self.adoption.contradicted(writer, batch.position_at(last_held.entry_id + 1))
-            if last_held.entry_id + batch.count - held > (
-                history.committed.entry_id + UNCOMMITTED_ENTRIES_MAX
-            ):
+            if batch.last_id > committed_id + UNCOMMITTED_ENTRIES_MAX:
                 return Code.BUSY
             if not self.has_space:
                 return Code.NO_SPACE
         if self.accepted < writer and uncommitted:
             self.truncate(last_held)
-        if held < batch.count:
+        if is_new:
             self.append(batch, held, writer)
         elif uncommitted:
             self._accept(writer)
@@ -368,7 +370,7 @@ class Member:
 
     def _take_reordered(self) -> None:
         """Appends what is queued and now has its predecessor, with both checks made again."""
-        progress = True
+        progress = bool(self._reordered.count)
         while progress:
             ready = self._reordered.beginning_up_to(self.history.tail.entry_id + 1)
             progress = any(self._take_early(early) for early in ready)

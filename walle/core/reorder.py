@@ -30,6 +30,11 @@ class ReorderQueue:
         self._puts: list[EarlyPut] = []
         self._bytes = 0
 
+    @property
+    def count(self) -> int:
+        """How many they are."""
+        return len(self._puts)
+
     def add(self, early: EarlyPut) -> None:
         """Keeps the newest entries that fit: the commit point moves towards them."""
         kept = early._replace(batch=early.batch.detach())
