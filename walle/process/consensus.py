@@ -19,6 +19,7 @@ from walle.core import effects
 from walle.core.context import Context
 from walle.core.node import Node
 from walle.errors import Code, ConfigError, RemoteProtocolError
+from walle.limits import FRAME_HEAD_BYTES_MAX
 from walle.messages import Failure, Hello, NodeRecord, Welcome
 from walle.process import mail, orders
 from walle.process.loop import now_ns
@@ -40,7 +41,7 @@ from walle.ring.region import (
 
 if TYPE_CHECKING:
     from walle.config import NodeConfig
-    from walle.core.effects import Send
+    from walle.core.effects import Address, Send
     from walle.core.member import State
     from walle.core.node import Recovered
     from walle.process.loop import Loop
@@ -242,13 +243,19 @@ class Consensus:
             key = "join" if self._config.join else "initial_cluster"
             raise ConfigError(key, outbox.fatal)
         self._tell_peers()
+        answers: dict[Address, bytearray] = {}
         for action in actions:
+            if type(action) is effects.Forward and action.send.to != self._context.node_id:
+                self._gather(action.send, answers)
+                continue
             if type(action) not in effects.UNSYNCED:
                 self._sequence += 1
             parts = orders.pack_order(
                 self._sequence, action, is_inline=self._is_inline, to_frame=self._to_frame
             )
             self._to_storage(parts)
+        for to, heads in answers.items():
+            self._forward(to, heads)
         for send in sends:
             destination, head = self._to_frame(send)
             self._mail_frame(destination, head, send.batch)
@@ -259,6 +266,19 @@ class Consensus:
             region.storage_bell.ring()
         if region.outgoing.publish():
             region.network_bell.ring()
+
+    def _gather(self, send: Send, answers: dict[Address, bytearray]) -> None:
+        """What waits to be durable goes behind all that is, as one message to each receiver, in
+        order: storage hands on after a sync of everything anyway."""
+        head = frame.encode_head(send.message, send.request_id)
+        heads = answers.setdefault(send.to, bytearray())
+        if len(heads) + len(head) > FRAME_HEAD_BYTES_MAX and heads:
+            self._forward(send.to, heads)
+            heads.clear()
+        heads += head
+
+    def _forward(self, to: Address, heads: bytearray) -> None:
+        self._to_storage(orders.pack_forward(self._sequence, self._destination(to), heads))
 
     def _is_inline(self, batch: Batch) -> bool:
         """Whether the batch's records must be copied into the ring."""
@@ -274,12 +294,14 @@ class Consensus:
 
     def _to_frame(self, send: Send) -> tuple[Destination, bytes]:
         size = send.batch.payload.size if send.batch is not None else 0
-        head = frame.encode_head(send.message, send.request_id, size)
-        if isinstance(send.to, int):
-            return Destination(mail.SESSION, send.to), head
-        if send.to == self._context.node_id:
-            return Destination(mail.SELF, 0), head
-        return Destination(mail.PEER, self._peer_numbers.get(send.to, 0)), head
+        return self._destination(send.to), frame.encode_head(send.message, send.request_id, size)
+
+    def _destination(self, to: Address) -> Destination:
+        if isinstance(to, int):
+            return Destination(mail.SESSION, to)
+        if to == self._context.node_id:
+            return Destination(mail.SELF, 0)
+        return Destination(mail.PEER, self._peer_numbers.get(to, 0))
 
     def _mail(self, to: Destination, message: Any, request_id: int, batch: Batch | None) -> None:
         self._mail_frame(to, frame.encode_head(message, request_id), batch)

@@ -91,16 +91,17 @@ def pack_order(
     """
     start = _ORDER.pack(ORDER, sequence, _NUMBERS[type(action)])
     match action:
+        case effects.Append(stream_id, batch, skip, accepted):
+            fixed = _ENTRIES.pack(stream_id, skip, *(accepted or NO_WRITER), *ORIGIN)
+            return pack_batch(start + fixed, batch, inline=is_inline(batch))
+        case effects.Jump(stream_id, batch, skip, committed, accepted):
+            fixed = _ENTRIES.pack(stream_id, skip, *(accepted or NO_WRITER), *committed)
+            return pack_batch(start + fixed, batch, inline=is_inline(batch))
+        case effects.Fill(stream_id, batch):
+            fixed = _ENTRIES.pack(stream_id, 0, *NO_WRITER, *ORIGIN)
+            return pack_batch(start + fixed, batch, inline=is_inline(batch))
         case effects.Forward():
-            return [start + _pack_send(*to_frame(action.send))]
-        case effects.Append(batch=batch):
-            fixed = _pack_entries(action, action.skip, action.accepted)
-            return pack_batch(start + fixed, batch, inline=is_inline(batch))
-        case effects.Jump(batch=batch):
-            fixed = _pack_entries(action, action.skip, action.accepted, action.committed)
-            return pack_batch(start + fixed, batch, inline=is_inline(batch))
-        case effects.Fill(batch=batch):
-            return pack_batch(start + _pack_entries(action), batch, inline=is_inline(batch))
+            return pack_forward(sequence, *to_frame(action.send))
         case effects.ReadRecords():
             fixed = _READ.pack(
                 action.stream_id,
@@ -118,16 +119,12 @@ def pack_order(
     return [start + _CODECS[type(action)].encode(action)]
 
 
-def _pack_entries(
-    action: effects.Append | effects.Jump | effects.Fill,
-    skip: int = 0,
-    accepted: WriterId | None = None,
-    committed: Position = ORIGIN,
-) -> bytes:
-    return _ENTRIES.pack(action.stream_id, skip, *(accepted or NO_WRITER), *committed)
+def pack_forward(sequence: int, to: Destination, head: bytes | bytearray) -> list[Buffer]:
+    """A frame to be sent once all that was ordered before is durable; or several, to the same."""
+    return [_ORDER.pack(ORDER, sequence, _NUMBERS[effects.Forward]) + _pack_send(to, head)]
 
 
-def _pack_send(to: Destination, head: bytes) -> bytes:
+def _pack_send(to: Destination, head: bytes | bytearray) -> bytes:
     return _SEND.pack(*to) + head
 
 
