@@ -314,12 +314,13 @@ class Member:
                 # answer tells how far this member is.
                 return Code.OK
             last_held = batch.position_at(batch.first_id + held - 1)
+        last_id = batch.last_id
+        is_new = last_held.entry_id < last_id
         uncommitted = last_held.entry_id >= committed_id
-        is_new = held < batch.count
         if is_new:
             if not uncommitted or (self.accepted >= writer and last_held != tail):
                 return self.adoption.contradicted(writer, batch.position_at(last_held.entry_id + 1))
-            if batch.last_id > committed_id + UNCOMMITTED_ENTRIES_MAX:
+            if last_id > committed_id + UNCOMMITTED_ENTRIES_MAX:
                 return Code.BUSY
             if not self.has_space:
                 return Code.NO_SPACE
@@ -403,9 +404,8 @@ class Member:
             self._missing = committed
         # What is only late comes soon; to a new member nobody has sent what it lacks.
         wait_ms = 0 if self.history.is_empty else min(JUMP_WAIT_MS_MAX, self.promise.lease_ms / 4)
-        self.context.timers.set_if_unset(
-            ("jump", self.stream_id), self.context.after_ms(wait_ms), self._jump
-        )
+        if not self.context.timers.is_set(("jump", self.stream_id)):
+            self._set_jump_alarm(wait_ms)
         return Code.OK
 
     def _commit_held(self, committed: Position, writer: WriterId | None) -> None:
@@ -421,14 +421,11 @@ class Member:
             return
         self.history.commit(committed)
         self._forget_missing(up_to=committed.entry_id)
+        timers, key = self.context.timers, ("commit", self.stream_id)
         if committed.entry_id - self._ordered_id >= COMMIT_ORDER_ENTRIES:
             self.order_commit()
-        else:
-            self.context.timers.set_if_unset(
-                ("commit", self.stream_id),
-                self.context.after_ms(COMMIT_ORDER_MS),
-                self.order_commit,
-            )
+        elif not timers.is_set(key):
+            timers.set(key, self.context.after_ms(COMMIT_ORDER_MS), self.order_commit)
         self._changed()
 
     def order_commit(self) -> None:
