@@ -921,8 +921,7 @@ class Codec:
         for layout, fixed, place, variable in self._parts:
             length, data = variable.encode(flat[place])
             out += (layout.pack(*flat[fixed], length), data)
-        out.append(self._rest.pack(*flat[self._rest_slice]))
-        return b"".join(out)
+        return b"".join(out) + self._rest.pack(*flat[self._rest_slice])
 
     def decode(self, buffer: memoryview | bytes, offset: int) -> tuple[Any, int]:
         """What begins at `offset`, and where it ends.

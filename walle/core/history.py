@@ -19,7 +19,7 @@ from array import array
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from walle.errors import invariant
+from walle.errors import InvariantError, invariant
 from walle.ids import ORIGIN, IdRange, Position
 from walle.limits import COMMITTED_LAG_ENTRIES_MAX
 
@@ -122,12 +122,8 @@ class History:
     def append(self, batch: Batch, skip: int) -> None:
         """Appends the batch but its first `skip` records to the live run."""
         start, last, tail = batch.first_id + skip, batch.last, self.tail
-        invariant(
-            start == tail.entry_id + 1 and batch.chain_at(tail.entry_id) == tail.chain,
-            "appends build on the tail",
-            start=start,
-            tail=tail,
-        )
+        if start != tail.entry_id + 1 or batch.chain_at(tail.entry_id) != tail.chain:
+            raise InvariantError(f"appends build on the tail: start={start}, tail={tail}")
         self.chains.extend(batch.chains[skip:] if skip else batch.chains)
         if self.runs:
             self.runs[-1].last = last
@@ -147,12 +143,10 @@ class History:
 
     def commit(self, committed: Position) -> None:
         """Advances the commit point to an entry of the live run."""
-        invariant(
-            committed.entry_id >= self.committed.entry_id and self.holds(committed),
-            "the commit point advances within the live run",
-            committed=committed,
-            before=self.committed,
-        )
+        if committed.entry_id < self.committed.entry_id or not self.holds(committed):
+            raise InvariantError(
+                f"the commit point advances within the live run: {committed}, {self.committed}"
+            )
         self.committed = committed
         surplus = committed.entry_id - self.base.entry_id - CHAINS_KEPT
         if surplus > CHAINS_KEPT:  # in large steps, so that the cost per entry is nothing

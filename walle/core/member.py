@@ -172,7 +172,7 @@ class Member:
             return Code.BUSY
         if version < self.topology.version:
             return Code.STALE_VERSION
-        if not self.is_named:
+        if not self.topology.has(self.context.node_id):
             return Code.NOT_A_MEMBER
         return Code.OK
 
@@ -289,7 +289,8 @@ class Member:
             return Code.BAD_REQUEST
         code = self._take_entries(put.writer, batch)
         if code is Code.OK:
-            self._take_reordered()
+            if self._reordered.puts:
+                self._take_reordered()
         elif code is Code.CONFLICT:
             # The predecessor is missing, even if another entry has its id.
             if not self.has_space:
@@ -371,7 +372,7 @@ class Member:
 
     def _take_reordered(self) -> None:
         """Appends what is queued and now has its predecessor, with both checks made again."""
-        progress = bool(self._reordered.count)
+        progress = True
         while progress:
             ready = self._reordered.beginning_up_to(self.history.tail.entry_id + 1)
             progress = any(self._take_early(early) for early in ready)
@@ -420,7 +421,8 @@ class Member:
         if committed.entry_id <= self.history.committed.entry_id:
             return
         self.history.commit(committed)
-        self._forget_missing(up_to=committed.entry_id)
+        if self._missing is not None:
+            self._forget_missing(up_to=committed.entry_id)
         timers, key = self.context.timers, ("commit", self.stream_id)
         if committed.entry_id - self._ordered_id >= COMMIT_ORDER_ENTRIES:
             self.order_commit()

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from walle.core.member import State
     from walle.core.node import Recovered
     from walle.process.loop import Loop
-    from walle.process.mail import Arrived, Mail
+    from walle.process.mail import Mail
     from walle.record import Batch
     from walle.ring.region import Region
 
@@ -139,7 +139,7 @@ class Consensus:
         self._set_time()
         for view in requests:
             if view[0] == mail.ARRIVED:
-                self._on_arrived(mail.unpack_arrived(view, region.arena))
+                self._on_arrived(*mail.unpack_arrived(view, region.arena))
             else:
                 self._on_closed(mail.unpack_closed(view))
         for view in results:
@@ -169,8 +169,7 @@ class Consensus:
 
     # --- what arrives -----------------------------------------------------------------------------
 
-    def _on_arrived(self, arrived: Arrived) -> None:
-        source, head, batch = arrived
+    def _on_arrived(self, source: Destination, head: memoryview, batch: Batch | None) -> None:
         if batch is not None and type(batch.payload) is ArenaPayload:
             self._arrived[batch.payload.place.offset] = batch.payload
         try:
@@ -188,7 +187,7 @@ class Consensus:
         self, source: Destination, request_id: int, message: Any, batch: Batch | None
     ) -> None:
         session = source.number
-        if isinstance(message, Hello):
+        if type(message) is Hello:
             answer = self.node.open_session(session, message)
             self._mail(source, answer, request_id, None)
             if isinstance(answer, Welcome):
@@ -235,10 +234,8 @@ class Consensus:
         """Hands on all effects, then gives back the places that nobody took."""
         region, outbox = self._region, self._context.outbox
         sends, actions = outbox.take()
-        for level, texts in ((logging.ERROR, outbox.alarms), (logging.INFO, outbox.notes)):
-            for text in texts:
-                log.log(level, "%s", text)
-            texts.clear()
+        if outbox.alarms or outbox.notes:
+            self._log()
         if outbox.fatal is not None:
             key = "join" if self._config.join else "initial_cluster"
             raise ConfigError(key, outbox.fatal)
@@ -259,23 +256,29 @@ class Consensus:
         for send in sends:
             destination, head = self._to_frame(send)
             self._mail_frame(destination, head, send.batch)
-        for payload in self._arrived.values():
-            self._to_network(mail.pack_release(payload.place))
-        self._arrived.clear()
+        if self._arrived:
+            for payload in self._arrived.values():
+                self._to_network(mail.pack_release(payload.place))
+            self._arrived.clear()
         if region.orders.publish():
             region.storage_bell.ring()
         if region.outgoing.publish():
             region.network_bell.ring()
 
+    def _log(self) -> None:
+        outbox = self._context.outbox
+        for level, texts in ((logging.ERROR, outbox.alarms), (logging.INFO, outbox.notes)):
+            for text in texts:
+                log.log(level, "%s", text)
+            texts.clear()
+
     def _gather(self, send: Send, answers: dict[Address, bytearray]) -> None:
         """What waits to be durable goes behind all that is, as one message to each receiver, in
         order: storage hands on after a sync of everything anyway."""
-        head = frame.encode_head(send.message, send.request_id)
         heads = answers.setdefault(send.to, bytearray())
-        if len(heads) + len(head) > FRAME_HEAD_BYTES_MAX and heads:
-            self._forward(send.to, heads)
-            heads.clear()
-        heads += head
+        heads += frame.encode_head(send.message, send.request_id)
+        if len(heads) > FRAME_HEAD_BYTES_MAX:
+            self._forward(send.to, answers.pop(send.to))
 
     def _forward(self, to: Address, heads: bytearray) -> None:
         self._to_storage(orders.pack_forward(self._sequence, self._destination(to), heads))

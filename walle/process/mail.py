@@ -145,25 +145,20 @@ _ARRIVED = struct.Struct("=BBQI")
 _CLOSED = struct.Struct("=BQ")
 
 
-class Arrived(NamedTuple):
-    """A frame has come from a session or from a peer; its records are checked."""
-
-    source: Destination
-    head: memoryview
-    batch: Batch | None
-
-
 def pack_arrived(source: Destination, head: memoryview, batch: Batch | None) -> list[Buffer]:
+    """A frame has come from a session or from a peer; its records are checked."""
     start = _ARRIVED.pack(ARRIVED, *source, len(head)) + head
     return pack_batch(start, batch, inline=False)
 
 
-def unpack_arrived(view: memoryview, arena: memoryview) -> Arrived:
+def unpack_arrived(
+    view: memoryview, arena: memoryview
+) -> tuple[Destination, memoryview, Batch | None]:
+    """Whom the frame has come from, its head, and its records."""
     _, kind, number, head_size = _ARRIVED.unpack_from(view)
     end = _ARRIVED.size + head_size
-    return Arrived(
-        Destination(kind, number), view[_ARRIVED.size : end], unpack_batch(view, end, arena)
-    )
+    head, batch = view[_ARRIVED.size : end], unpack_batch(view, end, arena)
+    return Destination(kind, number), head, batch
 
 
 def pack_closed(session: int) -> list[Buffer]:

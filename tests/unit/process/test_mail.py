@@ -95,9 +95,9 @@ def test_payloads_are_views_until_they_are_detached() -> None:
 def test_arrived_frame(source: Destination, head: bytes, batch: Batch | None) -> None:
     view = in_ring(mail.pack_arrived(source, memoryview(head), batch))
     assert view[0] == mail.ARRIVED
-    found = mail.unpack_arrived(view, ARENA)
-    assert (found.source, bytes(found.head)) == (source, head)
-    assert described(found.batch) == described(batch)
+    found_source, found_head, found_batch = mail.unpack_arrived(view, ARENA)
+    assert (found_source, bytes(found_head)) == (source, head)
+    assert described(found_batch) == described(batch)
 
 
 @given(U64)
