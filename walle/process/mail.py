@@ -103,21 +103,19 @@ def pack_batch(before: bytes, batch: Batch | None, *, inline: bool) -> list[Buff
     if batch is None:
         return [before + _NO_BATCH]
     payload = batch.payload
-    place, records = NOWHERE, []
+    (offset, place_size), records = NOWHERE, []
     if type(payload) is ArenaPayload and not inline:
-        place = payload.place
+        offset, place_size = payload.place
     else:
-        records = [payload.view()]
+        records.append(payload.view())
+    writer, chains = batch.writer, batch.chains
+    ts, nonce = writer or NO_WRITER
+    size = len(records[0]) if records else 0
+    has_writer, count = writer is not None, len(chains)
     fixed = _BATCH.pack(
-        batch.first_id,
-        batch.prev_chain,
-        *(batch.writer or NO_WRITER),
-        batch.writer is not None,
-        len(batch.chains),
-        *place,
-        len(records[0]) if records else 0,
+        batch.first_id, batch.prev_chain, ts, nonce, has_writer, count, offset, place_size, size
     )
-    return [before + fixed + batch.chains.tobytes(), *records]
+    return [before + fixed + chains.tobytes(), *records]
 
 
 def unpack_batch(view: memoryview, offset: int, arena: memoryview) -> Batch | None:
