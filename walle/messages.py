@@ -1023,9 +1023,9 @@ def decode(code: int, buffer: memoryview | bytes, offset: int) -> Message:
     Raises:
         RemoteProtocolError: no such type, or the bytes are not such a message.
     """
-    cls = TYPES.get(code)
-    if cls is None:
+    if code not in TYPES:
         raise RemoteProtocolError(f"no message has type {code}")
+    cls = TYPES[code]
     try:
         message, end = _CODECS[cls].decode(buffer, offset)
     except (struct.error, UnicodeDecodeError) as error:

@@ -239,7 +239,8 @@ class Consensus:
         if outbox.fatal is not None:
             key = "join" if self._config.join else "initial_cluster"
             raise ConfigError(key, outbox.fatal)
-        self._tell_peers()
+        if self.node.cluster.as_of != self._told_as_of:
+            self._tell_peers()
         answers: dict[Address, bytearray] = {}
         for action in actions:
             if type(action) is effects.Forward and action.send.to != self._context.node_id:
@@ -248,7 +249,7 @@ class Consensus:
             if type(action) not in effects.UNSYNCED:
                 self._sequence += 1
             parts = orders.pack_order(
-                self._sequence, action, is_inline=self._is_inline, to_frame=self._to_frame
+                self._sequence, action, take_place=self._take_place, to_frame=self._to_frame
             )
             self._to_storage(parts)
         for to, heads in answers.items():
@@ -282,10 +283,6 @@ class Consensus:
 
     def _forward(self, to: Address, heads: bytearray) -> None:
         self._to_storage(orders.pack_forward(self._sequence, self._destination(to), heads))
-
-    def _is_inline(self, batch: Batch) -> bool:
-        """Whether the batch's records must be copied into the ring."""
-        return self._take_place(batch) is NOWHERE
 
     def _take_place(self, batch: Batch) -> mail.Place:
         """The batch's place in the arena, for its first reader; then, and for what does not lie
@@ -322,10 +319,7 @@ class Consensus:
 
     def _tell_peers(self) -> None:
         """Tells the network which nodes to be connected with, when that has changed."""
-        as_of = self.node.cluster.as_of
-        if as_of == self._told_as_of:
-            return
-        self._told_as_of = as_of
+        self._told_as_of = self.node.cluster.as_of
         hello, addresses = self.node.handshake.hello(), self.node.peers()
         if (hello, addresses) == self._told_peers:
             return

@@ -97,21 +97,17 @@ _BATCH = struct.Struct("=QQQQBIQIQ")
 _NO_BATCH = bytes(_BATCH.size)
 
 
-def pack_batch(before: bytes, batch: Batch | None, *, inline: bool) -> list[Buffer]:
-    """The batch's description and its chains, in one piece with what stands before it, and its
-    records if they are to travel in the ring."""
-    if batch is None:
-        return [before + _NO_BATCH]
-    payload = batch.payload
-    (offset, place_size), records = NOWHERE, []
-    if type(payload) is ArenaPayload and not inline:
-        offset, place_size = payload.place
-    else:
-        records.append(payload.view())
+def pack_batch(before: bytes, batch: Batch, place: Place) -> list[Buffer]:
+    """The batch's description and its chains, in one piece with what stands before it.
+
+    place: where the reader finds its records; NOWHERE: they travel in the ring.
+    """
+    offset, place_size = place
+    records = [] if place_size else [batch.payload.view()]
     writer, chains = batch.writer, batch.chains
     ts, nonce = writer or NO_WRITER
-    size = len(records[0]) if records else 0
     has_writer, count = writer is not None, len(chains)
+    size = len(records[0]) if records else 0
     fixed = _BATCH.pack(
         batch.first_id, batch.prev_chain, ts, nonce, has_writer, count, offset, place_size, size
     )
@@ -146,7 +142,10 @@ _CLOSED = struct.Struct("=BQ")
 def pack_arrived(source: Destination, head: memoryview, batch: Batch | None) -> list[Buffer]:
     """A frame has come from a session or from a peer; its records are checked."""
     start = _ARRIVED.pack(ARRIVED, *source, len(head)) + head
-    return pack_batch(start, batch, inline=False)
+    if batch is None:
+        return [start + _NO_BATCH]
+    payload = batch.payload
+    return pack_batch(start, batch, payload.place if type(payload) is ArenaPayload else NOWHERE)
 
 
 def unpack_arrived(

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from walle.core.effects import Action
     from walle.native import Buffer
+    from walle.process.mail import Place
     from walle.record import Batch
 
 ORDER = 20  # consensus to storage
@@ -81,26 +82,26 @@ def pack_order(
     sequence: int,
     action: Action,
     *,
-    is_inline: Callable[[Batch], bool],
+    take_place: Callable[[Batch], Place],
     to_frame: Callable[[Send], tuple[Destination, bytes]],
 ) -> list[Buffer]:
     """
     Args:
-        is_inline: whether a batch's records travel in the ring though they lie in the arena.
+        take_place: tells where a batch's records are; NOWHERE: they travel in the ring.
         to_frame: makes a frame's destination and head of a message.
     """
     start = _ORDER.pack(ORDER, sequence, _NUMBERS[type(action)])
     if type(action) is effects.Append:  # nearly always; a match takes longer than all the rest
         ts, nonce = action.accepted or NO_WRITER
         fixed = _ENTRIES.pack(action.stream_id, action.skip, ts, nonce, 0, 0)
-        return pack_batch(start + fixed, action.batch, inline=is_inline(action.batch))
+        return pack_batch(start + fixed, action.batch, take_place(action.batch))
     match action:
         case effects.Jump(stream_id, batch, skip, committed, accepted):
             fixed = _ENTRIES.pack(stream_id, skip, *(accepted or NO_WRITER), *committed)
-            return pack_batch(start + fixed, batch, inline=is_inline(batch))
+            return pack_batch(start + fixed, batch, take_place(batch))
         case effects.Fill(stream_id, batch):
             fixed = _ENTRIES.pack(stream_id, 0, *NO_WRITER, *ORIGIN)
-            return pack_batch(start + fixed, batch, inline=is_inline(batch))
+            return pack_batch(start + fixed, batch, take_place(batch))
         case effects.Forward():
             return pack_forward(sequence, *to_frame(action.send))
         case effects.ReadRecords():
@@ -113,20 +114,18 @@ def pack_order(
                 action.after or 0,
                 action.aside,
             )
-            return [start + fixed + _pack_send(*to_frame(action.send))]
+            to, head = to_frame(action.send)
+            return [start + fixed + _SEND.pack(*to) + head]
         case effects.ReadOldest():
             fixed = _READ_OLDEST.pack(*action[:-1])
-            return [start + fixed + _pack_send(*to_frame(action.send))]
+            to, head = to_frame(action.send)
+            return [start + fixed + _SEND.pack(*to) + head]
     return [start + _CODECS[type(action)].encode(action)]
 
 
 def pack_forward(sequence: int, to: Destination, head: bytes | bytearray) -> list[Buffer]:
     """A frame to be sent once all that was ordered before is durable; or several, to the same."""
-    return [_ORDER.pack(ORDER, sequence, _NUMBERS[effects.Forward]) + _pack_send(to, head)]
-
-
-def _pack_send(to: Destination, head: bytes | bytearray) -> bytes:
-    return _SEND.pack(*to) + head
+    return [_ORDER.pack(ORDER, sequence, _NUMBERS[effects.Forward]) + _SEND.pack(*to) + head]
 
 
 def unpack_order(view: memoryview, arena: memoryview) -> Order:
