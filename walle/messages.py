@@ -917,11 +917,11 @@ class Codec:
         flat = self._flatten(value)
         if not self._parts:
             return self._rest.pack(*flat)
-        out: list[bytes] = []
+        out = b""
         for layout, fixed, place, variable in self._parts:
             length, data = variable.encode(flat[place])
-            out += (layout.pack(*flat[fixed], length), data)
-        return b"".join(out) + self._rest.pack(*flat[self._rest_slice])
+            out += layout.pack(*flat[fixed], length) + data
+        return out + self._rest.pack(*flat[self._rest_slice])
 
     def decode(self, buffer: memoryview | bytes, offset: int) -> tuple[Any, int]:
         """What begins at `offset`, and where it ends.
