@@ -901,6 +901,7 @@ class Codec:
         for place, (_, leaf) in enumerate(leaves):
             variable = _variable(leaf)
             if variable is None:
+                # An int that is not annotated is one of WriterId and Position.
                 layout += "Q" if leaf is int else get_args(leaf)[1]
                 continue
             part = struct.Struct(layout + variable.length)

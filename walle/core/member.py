@@ -304,7 +304,7 @@ class Member:
         history = self.history
         tail, committed_id, last_id = history.tail, history.committed.entry_id, batch.last_id
         held, last_held = 0, tail
-        if batch.first_id != tail.entry_id + 1 or batch.prev_chain != tail.chain:  # rarely
+        if (batch.first_id - 1, batch.prev_chain) != tail:  # rarely
             held = history.matching(batch)
             if held == 0 and not history.holds(batch.before):
                 if last_id > committed_id:
@@ -315,8 +315,7 @@ class Member:
                 # answer tells how far this member is.
                 return OK
             last_held = batch.position_at(batch.first_id + held - 1)
-        is_new = last_held.entry_id < last_id
-        uncommitted = last_held.entry_id >= committed_id
+        is_new, uncommitted = last_held.entry_id < last_id, last_held.entry_id >= committed_id
         if is_new:
             if not uncommitted or (self.accepted >= writer and last_held != tail):
                 return self.adoption.contradicted(writer, batch.position_at(last_held.entry_id + 1))
@@ -427,7 +426,8 @@ class Member:
             self.order_commit()
         elif not timers.is_set(key):
             timers.set(key, self.context.after_ms(COMMIT_ORDER_MS), self.order_commit)
-        self._changed()
+        self.reading.on_commit()  # no gap has come of it, and nothing to commit
+        self._on_change(self)
 
     def order_commit(self) -> None:
         """Tells storage the commit point, unless it knows."""

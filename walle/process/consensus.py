@@ -244,7 +244,13 @@ class Consensus:
         answers: dict[Address, bytearray] = {}
         for action in actions:
             if type(action) is effects.Forward and action.send.to != self._context.node_id:
-                self._gather(action.send, answers)
+                # What waits to be durable goes behind all that is, in order, as one message to each
+                # receiver: storage hands on after a sync of everything anyway.
+                to, request_id, message, _ = action.send
+                heads = answers.setdefault(to, bytearray())
+                heads += frame.encode_head(message, request_id)
+                if len(heads) > FRAME_HEAD_BYTES_MAX:
+                    self._forward(to, answers.pop(to))
                 continue
             if type(action) not in effects.UNSYNCED:
                 self._sequence += 1
@@ -272,14 +278,6 @@ class Consensus:
             for text in texts:
                 log.log(level, "%s", text)
             texts.clear()
-
-    def _gather(self, send: Send, answers: dict[Address, bytearray]) -> None:
-        """What waits to be durable goes behind all that is, as one message to each receiver, in
-        order: storage hands on after a sync of everything anyway."""
-        heads = answers.setdefault(send.to, bytearray())
-        heads += frame.encode_head(send.message, send.request_id)
-        if len(heads) > FRAME_HEAD_BYTES_MAX:
-            self._forward(send.to, answers.pop(send.to))
 
     def _forward(self, to: Address, heads: bytearray) -> None:
         self._to_storage(orders.pack_forward(self._sequence, self._destination(to), heads))
