@@ -30,6 +30,7 @@ HEADER_BYTES = HEADER.size
 ALIGNMENT = 8
 
 _CRC = struct.Struct("<I")
+_CHECKED = struct.Struct("<IIHHQ")
 _TYPE_AND_ID = struct.Struct("<HHQ")
 _TYPE_OFFSET = 12
 
@@ -51,10 +52,8 @@ def encode_head(message: Message, request_id: int, records_size: int = 0) -> byt
     Raises:
         LocalProtocolError: the message or the frame is larger than it may be.
     """
-    out = bytearray(HEADER_BYTES)
-    messages.encode(message, out)
-    out += bytes(-len(out) % ALIGNMENT)
-    head_size = len(out)
+    body = messages.encode(message)
+    head_size = (HEADER_BYTES + len(body) + ALIGNMENT - 1) & -ALIGNMENT
     size = head_size + records_size
     if head_size > FRAME_HEAD_BYTES_MAX or size > FRAME_BYTES_MAX:
         raise LocalProtocolError(
@@ -62,9 +61,9 @@ def encode_head(message: Message, request_id: int, records_size: int = 0) -> byt
             f"records; at most {FRAME_BYTES_MAX} and {FRAME_HEAD_BYTES_MAX} are allowed"
         )
     code = messages.CODES[type(message)]
-    HEADER.pack_into(out, 0, 0, size, head_size, code, 0, request_id)
-    _CRC.pack_into(out, 0, crc32c(memoryview(out)[4:]))
-    return bytes(out)
+    checked = _CHECKED.pack(size, head_size, code, 0, request_id) + body
+    checked = checked.ljust(head_size - _CRC.size, b"\0")
+    return _CRC.pack(crc32c(checked)) + checked
 
 
 def parse_header(buffer: memoryview | bytes, offset: int, *, size_max: int) -> Header:

@@ -17,11 +17,15 @@ instead. `TYPES` numbers them; a number is never reused. docs/wire.md says the s
 from __future__ import annotations
 
 import struct
+from functools import partial
+from operator import attrgetter, itemgetter
 from typing import (
+    TYPE_CHECKING,
     Annotated,
     Any,
     NamedTuple,
     TypeAlias,
+    cast,
     get_args,
     get_origin,
     get_type_hints,
@@ -30,6 +34,9 @@ from typing import (
 from walle.errors import LocalProtocolError, RemoteProtocolError, invariant
 from walle.ids import IDENTITY_SIZE, ORIGIN, Position, WriterId
 from walle.limits import LEASE_MS_MAX, LEASE_MS_MIN
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
 
 U8 = Annotated[int, "B"]
 U16 = Annotated[int, "H"]
@@ -824,211 +831,191 @@ Message: TypeAlias = Any
 # --- the codec ------------------------------------------------------------------------------------
 
 
-class _Reader:
-    """Takes values off the front of a message's bytes."""
-
-    __slots__ = ("_buffer", "offset")
-
-    def __init__(self, buffer: memoryview | bytes, offset: int) -> None:
-        self._buffer = buffer
-        self.offset = offset
-
-    @property
-    def left(self) -> int:
-        """How many bytes follow."""
-        return len(self._buffer) - self.offset
-
-    def unpack(self, layout: struct.Struct) -> tuple[Any, ...]:
-        values = layout.unpack_from(self._buffer, self.offset)
-        self.offset += layout.size
-        return values
-
-    def take(self, size: int) -> bytes:
-        start = self.offset
-        if size > self.left:
-            raise RemoteProtocolError(f"a field of {size} bytes ends behind its message")
-        self.offset = start + size
-        return bytes(self._buffer[start : self.offset])
-
-
-_LENGTH16 = struct.Struct("<H")
-_LENGTH32 = struct.Struct("<I")
-
-
 class _Text:
-    size_min = 2
+    length = "H"
 
-    def encode(self, value: Any, out: bytearray) -> None:
+    def encode(self, value: str) -> tuple[int, bytes]:
         data = value.encode()
-        out += _LENGTH16.pack(len(data))
-        out += data
+        return len(data), data
 
-    def decode(self, reader: _Reader) -> str:
-        (size,) = reader.unpack(_LENGTH16)
-        return reader.take(size).decode()
+    def decode(self, buffer: memoryview | bytes, offset: int, size: int) -> tuple[str, int]:
+        data, end = _BLOB.decode(buffer, offset, size)
+        return data.decode(), end
 
 
 class _Blob:
-    size_min = 4
+    length = "I"
 
-    def encode(self, value: Any, out: bytearray) -> None:
-        out += _LENGTH32.pack(len(value))
-        out += value
+    def encode(self, value: bytes) -> tuple[int, bytes]:
+        return len(value), value
 
-    def decode(self, reader: _Reader) -> bytes:
-        (size,) = reader.unpack(_LENGTH32)
-        return reader.take(size)
+    def decode(self, buffer: memoryview | bytes, offset: int, size: int) -> tuple[bytes, int]:
+        end = offset + size
+        if end > len(buffer):
+            raise RemoteProtocolError(f"a field of {size} bytes ends behind its message")
+        return bytes(buffer[offset:end]), end
 
 
 class _Many:
-    size_min = 4
+    length = "I"
 
-    def __init__(self, item: _Codec) -> None:
-        self._item = item
+    def __init__(self, item: Any) -> None:
+        self._item = Codec(item)
 
-    def encode(self, value: Any, out: bytearray) -> None:
-        out += _LENGTH32.pack(len(value))
-        for item in value:
-            self._item.encode(item, out)
+    def encode(self, value: tuple[Any, ...]) -> tuple[int, bytes]:
+        return len(value), b"".join(map(self._item.encode, value))
 
-    def decode(self, reader: _Reader) -> tuple[Any, ...]:
-        (count,) = reader.unpack(_LENGTH32)
+    def decode(self, buffer: memoryview | bytes, offset: int, count: int) -> tuple[Any, int]:
         # Even the smallest items would have to fit: a wild count is refused before it costs.
-        if count * self._item.size_min > reader.left:
+        if count * self._item.size_min > len(buffer) - offset:
             raise RemoteProtocolError(f"a list of {count} items ends behind its message")
-        return tuple([self._item.decode(reader) for _ in range(count)])
+        items = []
+        for _ in range(count):
+            item, offset = self._item.decode(buffer, offset)
+            items.append(item)
+        return tuple(items), offset
 
 
-class _Scalar:
-    """An integer or an identity in a list."""
-
-    def __init__(self, layout: str) -> None:
-        self._layout = struct.Struct("<" + layout)
-        self.size_min = self._layout.size
-
-    def encode(self, value: Any, out: bytearray) -> None:
-        out += self._layout.pack(value)
-
-    def decode(self, reader: _Reader) -> Any:
-        return reader.unpack(self._layout)[0]
+_TEXT, _BLOB = _Text(), _Blob()
 
 
-class _Fixed:
-    """Neighbouring fields of fixed size: one struct, with WriterId and Position flattened."""
+class Codec:
+    """The bytes of one type: of a NamedTuple, or of an item of a list.
 
-    def __init__(self) -> None:
-        self._format = "<"
-        self._fields: list[tuple[type[Any] | None, int]] = []  # and their places in the struct
-        self._count = 0
-        self._layout = struct.Struct(self._format)
+    Its values are laid out flat, those of tuples in it, too. A *part* is values of fixed size and
+    then the length of one that has none: one struct. `_rest` is what follows the last part.
 
-    def add(self, layout: str, builder: type[Any] | None) -> None:
-        self._format += layout
-        self._fields.append((builder, self._count))
-        self._count += 1 if builder is None else 2
-        self._layout = struct.Struct(self._format)
+    size_min: bytes of the smallest value.
+    """
 
-    @property
-    def size_min(self) -> int:
-        return self._layout.size
-
-    def encode(self, values: Any, out: bytearray) -> None:
-        flat: list[Any] = []
-        for (builder, _), value in zip(self._fields, values, strict=True):
-            if builder is None:
-                flat.append(value)
-            else:
-                flat += value
-        out += self._layout.pack(*flat)
-
-    def decode(self, reader: _Reader) -> list[Any]:
-        values = reader.unpack(self._layout)
-        return [
-            values[place] if builder is None else builder(values[place], values[place + 1])
-            for builder, place in self._fields
-        ]
-
-
-class _Tuple:
-    """A NamedTuple: its fields in order, neighbours of fixed size packed by one struct."""
-
-    def __init__(self, cls: type[Any]) -> None:
-        self._cls = cls
-        self._parts: list[tuple[_Fixed, slice] | tuple[_Codec, int]] = []
-        hints = get_type_hints(cls, include_extras=True)
-        fixed, start = _Fixed(), 0
-        for index, name in enumerate(cls._fields):
-            hint = hints[name]
-            is_annotated = get_origin(hint) is Annotated
-            if not is_annotated and hint not in (WriterId, Position):
-                self._parts.append((_codec_of(hint), index))
-                fixed, start = _Fixed(), index + 1
+    def __init__(self, hint: Any) -> None:
+        self._flatten: Callable[[Any], tuple[Any, ...]] = lambda value: (value,)
+        self._build: Callable[[Sequence[Any]], Any] = itemgetter(0)
+        leaves = [("", hint)]
+        if hasattr(hint, "_fields"):
+            leaves = list(_leaves(hint))
+            self._flatten = _getter(attrgetter, [path for path, _ in leaves])
+            self._build, _ = _builder(hint)
+        self._parts: list[tuple[struct.Struct, slice, int, _Text | _Blob | _Many]] = []
+        layout, start = "<", 0
+        for place, (_, leaf) in enumerate(leaves):
+            variable = _variable(leaf)
+            if variable is None:
+                # An int that is not annotated is one of WriterId and Position.
+                layout += "Q" if leaf is int else get_args(leaf)[1]
                 continue
-            if index == start:
-                self._parts.append((fixed, slice(start, start)))
-            fixed.add(get_args(hint)[1] if is_annotated else "QQ", None if is_annotated else hint)
-            self._parts[-1] = (fixed, slice(start, index + 1))
-        self.size_min: int = sum(part.size_min for part, _ in self._parts)
+            part = struct.Struct(layout + variable.length)
+            self._parts.append((part, slice(start, place), place, variable))
+            layout, start = "<", place + 1
+        self._rest, self._rest_slice = struct.Struct(layout), slice(start, None)
+        self.size_min = self._rest.size + sum(part.size for part, *_ in self._parts)
 
-    def encode(self, value: Any, out: bytearray) -> None:
-        for part, place in self._parts:
-            part.encode(value[place], out)
+    def encode(self, value: Any) -> bytes:
+        """
+        Raises:
+            struct.error, UnicodeEncodeError: something does not fit its field.
+        """
+        flat = self._flatten(value)
+        if not self._parts:
+            return self._rest.pack(*flat)
+        out = b""
+        for layout, fixed, place, variable in self._parts:
+            length, data = variable.encode(flat[place])
+            out += layout.pack(*flat[fixed], length) + data
+        return out + self._rest.pack(*flat[self._rest_slice])
 
-    def decode(self, reader: _Reader) -> Any:
-        values: list[Any] = []
-        for part, _ in self._parts:
-            if isinstance(part, _Fixed):
-                values += part.decode(reader)
-            else:
-                values.append(part.decode(reader))
-        return self._cls._make(values)
+    def decode(self, buffer: memoryview | bytes, offset: int) -> tuple[Any, int]:
+        """What begins at `offset`, and where it ends.
 
-    def decode_from(self, buffer: memoryview | bytes, offset: int) -> Any:
-        """What begins at `offset`; bytes behind it are passed over."""
-        return self.decode(_Reader(buffer, offset))
-
-
-_Codec: TypeAlias = "_Text | _Blob | _Many | _Scalar | _Tuple"
+        Raises:
+            RemoteProtocolError, struct.error, UnicodeDecodeError: the bytes are no such value.
+        """
+        flat: list[Any] = []
+        for layout, _, _, variable in self._parts:
+            flat += layout.unpack_from(buffer, offset)
+            flat[-1], offset = variable.decode(buffer, offset + layout.size, flat[-1])
+        flat += self._rest.unpack_from(buffer, offset)
+        return self._build(flat), offset + self._rest.size
 
 
-def _codec_of(hint: Any) -> _Codec:
+def _leaves(cls: type[Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    """The dotted name and the type of each value that is no NamedTuple."""
+    for name, hint in _hints(cls):
+        if hasattr(hint, "_fields"):
+            yield from _leaves(hint, f"{path}{name}.")
+        else:
+            yield path + name, hint
+
+
+def _hints(cls: type[Any]) -> list[tuple[str, Any]]:
+    hints = get_type_hints(cls, include_extras=True)
+    return [(name, hints[name]) for name in cls._fields]
+
+
+def _builder(cls: type[Any]) -> tuple[Callable[[Sequence[Any]], Any], int]:
+    """What makes the NamedTuple of its flat values, and how many these are."""
+    make = partial(tuple.__new__, cls)  # its own does the same more slowly
+    keys: list[int | slice] = []
+    nested = []
+    count = 0
+    for place, (_, hint) in enumerate(_hints(cls)):
+        if hasattr(hint, "_fields"):
+            build_one, size = _builder(hint)
+            nested.append((place, build_one))
+            keys.append(slice(count, count + size))
+            count += size
+        else:
+            keys.append(count)
+            count += 1
+    pick = _getter(itemgetter, keys)
+
+    def build(flat: Sequence[Any]) -> Any:
+        values = list(pick(flat))
+        for place, build_one in nested:
+            values[place] = build_one(values[place])
+        return make(values)
+
+    return (build if nested else make), count
+
+
+def _getter(kind: Callable[..., Any], keys: Sequence[Any]) -> Callable[[Any], tuple[Any, ...]]:
+    """An itemgetter or an attrgetter that gives a tuple, however many the keys are."""
+    if len(keys) > 1:
+        return cast("Callable[[Any], tuple[Any, ...]]", kind(*keys))
+    return lambda value: tuple([kind(key)(value) for key in keys])
+
+
+def _variable(hint: Any) -> _Text | _Blob | _Many | None:
+    """What encodes a value of no fixed size; None: it has one."""
     if hint is str:
-        return _Text()
+        return _TEXT
     if hint is bytes:
-        return _Blob()
+        return _BLOB
     if get_origin(hint) is tuple:
-        return _Many(_codec_of(get_args(hint)[0]))
-    if get_origin(hint) is Annotated:
-        return _Scalar(get_args(hint)[1])
-    invariant(hasattr(hint, "_fields"), "a field has a type that the codec knows", hint=hint)
-    return _Tuple(hint)
+        return _Many(get_args(hint)[0])
+    is_known = hint is int or get_origin(hint) is Annotated
+    invariant(is_known, "a field has a type that the codec knows", hint=hint)
+    return None
 
 
-def codec_of(cls: type[Any]) -> _Tuple:
-    """The codec of a NamedTuple of these types; for what else is stored or sent in this form."""
-    return _Tuple(cls)
+_CODECS = {cls: Codec(cls) for cls in CODES}
 
 
-_CODECS = {cls: _Tuple(cls) for cls in CODES}
-
-
-def encode(message: Message, out: bytearray) -> None:
-    """Appends the message's bytes to `out`.
+def encode(message: Message) -> bytes:
+    """The message's bytes.
 
     Raises:
         LocalProtocolError: a value does not fit its field.
     """
     try:
-        _CODECS[type(message)].encode(message, out)
+        return _CODECS[type(message)].encode(message)
     except (struct.error, UnicodeEncodeError) as error:
         raise LocalProtocolError(f"{type(message).__name__}: {error}") from error
 
 
 def encoded_size(message: Message) -> int:
     """How many bytes the message needs, alone or as a part of another."""
-    out = bytearray()
-    encode(message, out)
-    return len(out)
+    return len(encode(message))
 
 
 def decode(code: int, buffer: memoryview | bytes, offset: int) -> Message:
@@ -1037,14 +1024,13 @@ def decode(code: int, buffer: memoryview | bytes, offset: int) -> Message:
     Raises:
         RemoteProtocolError: no such type, or the bytes are not such a message.
     """
-    cls = TYPES.get(code)
-    if cls is None:
+    if code not in TYPES:
         raise RemoteProtocolError(f"no message has type {code}")
-    reader = _Reader(buffer, offset)
+    cls = TYPES[code]
     try:
-        message = _CODECS[cls].decode(reader)
+        message, end = _CODECS[cls].decode(buffer, offset)
     except (struct.error, UnicodeDecodeError) as error:
         raise RemoteProtocolError(f"{cls.__name__}: {error}") from error
-    if reader.left >= 8:
+    if len(buffer) - end >= 8:
         raise RemoteProtocolError(f"{cls.__name__}: bytes follow the message")
     return message

@@ -150,7 +150,7 @@ class Batch:
 
     @property
     def last(self) -> Position:
-        return Position(self.last_id, self.chains[-1])
+        return Position(self.first_id + len(self.chains) - 1, self.chains[-1])
 
     def chain_at(self, entry_id: int) -> int:
         """The chain after `entry_id`, which lies in [first_id - 1, last_id]."""

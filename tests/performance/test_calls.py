@@ -14,11 +14,15 @@ if TYPE_CHECKING:
 
 CALLS_MAX = {
     "network receives": 110,
-    "consensus": 280,
+    "consensus": 162,
     "storage": 195,
     "network sends": 60,
 }
 """Of Python functions and of built-in ones, for one put; a few more than there are."""
+
+TOGETHER = 30
+CALLS_TOGETHER_MAX = {"consensus": 124, "storage": 63, "network sends": 10}
+"""The same for each of so many puts that one turn finds: what their answers share is done once."""
 
 
 def calls_of(work: Callable[[], object]) -> int:
@@ -54,3 +58,17 @@ def test_a_batch_costs_few_calls_whatever_is_in_it(tmp_path: Path) -> None:
     for name, calls in found[1].items():
         assert calls <= CALLS_MAX[name], f"{name}: {calls} calls for a put"
         assert found[400][name] < calls + 40, f"{name}: its cost is that of batches, not of entries"
+
+
+def test_batches_that_come_together_cost_less(tmp_path: Path) -> None:
+    costs: dict[str, list[int]] = {name: [] for name in CALLS_TOGETHER_MAX}
+    with one_node(tmp_path) as node:
+        for _ in range(4):
+            for _ in range(TOGETHER):
+                node.put(1, 100)
+                node.steps["network receives"]()
+            for name, calls in costs.items():
+                calls.append(calls_of(node.steps[name]))
+    for name, most in CALLS_TOGETHER_MAX.items():
+        each = min(costs[name]) / TOGETHER
+        assert each <= most, f"{name}: {each} calls for a put"

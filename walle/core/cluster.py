@@ -242,6 +242,11 @@ class ClusterState:
             max(self.applied_id, self.known_id),
         )
 
+    @property
+    def as_of(self) -> tuple[bytes, int, int]:
+        """While this is the same, so is all that there is here of the cluster."""
+        return self.cluster_id, self.applied_id, self.known_id
+
     def _set_cluster_topology(self, topology: StreamTopology) -> None:
         self._add(StreamRecord(STREAM_CLUSTER, CLUSTER_STREAM_NAME, topology))
 

@@ -215,7 +215,7 @@ Action: TypeAlias = (
 ReadAction: TypeAlias = ReadRecords | ReadOldest
 """What storage answers with records."""
 
-UNSYNCED = (Commit, ReadRecords, ReadOldest, Forward)
+UNSYNCED = frozenset({Commit, ReadRecords, ReadOldest, Forward})
 """The actions that by themselves leave nothing to sync."""
 
 
@@ -250,7 +250,7 @@ class Outbox:
     def order(self, action: Action) -> int:
         """The next action for storage; returns the sequence number that makes it durable."""
         self.actions.append(action)
-        if not isinstance(action, UNSYNCED):
+        if type(action) not in UNSYNCED:
             self.sequence += 1
         return self.sequence
 

@@ -19,7 +19,7 @@ from array import array
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from walle.errors import invariant
+from walle.errors import InvariantError, invariant
 from walle.ids import ORIGIN, IdRange, Position
 from walle.limits import COMMITTED_LAG_ENTRIES_MAX
 
@@ -121,14 +121,14 @@ class History:
 
     def append(self, batch: Batch, skip: int) -> None:
         """Appends the batch but its first `skip` records to the live run."""
-        start = batch.first_id + skip
-        before = Position(start - 1, batch.chain_at(start - 1))
-        invariant(before == self.tail, "appends build on the tail", before=before, tail=self.tail)
-        self.chains.extend(batch.chains[skip:])
+        start, last, tail = batch.first_id + skip, batch.last, self.tail
+        if start != tail.entry_id + 1 or batch.chain_at(tail.entry_id) != tail.chain:
+            raise InvariantError(f"appends build on the tail: start={start}, tail={tail}")
+        self.chains.extend(batch.chains[skip:] if skip else batch.chains)
         if self.runs:
-            self.runs[-1].last = batch.last
+            self.runs[-1].last = last
         else:
-            self.runs.append(Run(start, before.chain, batch.last))
+            self.runs.append(Run(start, tail.chain, last))
 
     def truncate(self, tail: Position) -> None:
         """Drops what follows `tail`, which the live run holds, at or behind the commit point."""
@@ -143,12 +143,10 @@ class History:
 
     def commit(self, committed: Position) -> None:
         """Advances the commit point to an entry of the live run."""
-        invariant(
-            committed.entry_id >= self.committed.entry_id and self.holds(committed),
-            "the commit point advances within the live run",
-            committed=committed,
-            before=self.committed,
-        )
+        if committed.entry_id < self.committed.entry_id or not self.holds(committed):
+            raise InvariantError(
+                f"the commit point advances within the live run: {committed}, {self.committed}"
+            )
         self.committed = committed
         surplus = committed.entry_id - self.base.entry_id - CHAINS_KEPT
         if surplus > CHAINS_KEPT:  # in large steps, so that the cost per entry is nothing

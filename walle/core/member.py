@@ -55,6 +55,8 @@ if TYPE_CHECKING:
     from walle.messages import Message
     from walle.record import Batch
 
+OK, FENCED, NOT_PROMISED = Code.OK, Code.FENCED, Code.NOT_PROMISED
+"""What each put is compared with: finding a member of an enum takes as long as three functions."""
 COMMIT_ORDER_ENTRIES = COMMITTED_LAG_ENTRIES_MAX // 4
 COMMIT_ORDER_MS = 50
 REPEAT_JUMP_MS = 200
@@ -172,22 +174,20 @@ class Member:
             return Code.BUSY
         if version < self.topology.version:
             return Code.STALE_VERSION
-        if not self.is_named:
+        if not self.topology.has(self.context.node_id):
             return Code.NOT_A_MEMBER
-        return Code.OK
+        return OK
 
     def admit_writer(self, version: int, writer: WriterId) -> Code:
         """For all that only the promised writer's claim may ask: `writer == promised`."""
         code = self.admit_version(version)
-        if code is not Code.OK:
+        if code is not OK:
             return code
         if writer == NO_WRITER:
             return Code.BAD_REQUEST  # it equals the promise of a stream that was never claimed
-        if writer < self.promise.writer:
-            return Code.FENCED
-        if writer > self.promise.writer:
-            return Code.NOT_PROMISED
-        return Code.OK
+        if writer == self.promise.writer:
+            return OK
+        return FENCED if writer < self.promise.writer else NOT_PROMISED
 
     # --- promise and topology ---------------------------------------------------------------------
 
@@ -251,20 +251,20 @@ class Member:
         may_wait: whether it may wait for this member to learn of a claim that it has missed.
         """
         code = self.admit_writer(put.version, put.writer)
-        if code is Code.OK and put.committed.entry_id > ENTRY_ID_MAX:
+        if code is OK and put.committed.entry_id > ENTRY_ID_MAX:
             code = Code.BAD_REQUEST
-        if code is Code.NOT_PROMISED:
+        if code is NOT_PROMISED:
             if may_wait and self.adoption.wait(sender, request_id, put, batch):
                 return
             code = Code.BUSY
-        if code is Code.OK:
+        if code is OK:
             self.last_put_ns = self.context.now_ns
             self.lease.renew(self.context.now_ns)
             if batch is not None:
                 code = self._put_entries(sender, request_id, put, batch)
-        if code is Code.OK:
+        if code is OK:
             code = self._put_commit_point(put)
-        if code is Code.OK and self._missing is None:
+        if code is OK and self._missing is None:
             self.joining.took(put)
         self._reply_to_put(sender, request_id, put, code)
 
@@ -278,7 +278,7 @@ class Member:
             put.transmission,
             held,
             self.history.committed,
-            self.promise.address if code is Code.FENCED else "",
+            self.promise.address if code is FENCED else "",
             self.joining.mark,
         )
         self.answer(to, request_id, reply)
@@ -288,46 +288,48 @@ class Member:
         if batch.writer != put.writer:
             return Code.BAD_REQUEST
         code = self._take_entries(put.writer, batch)
-        if code is Code.OK:
-            self._take_reordered()
+        if code is OK:
+            if self._reordered.puts:
+                self._take_reordered()
         elif code is Code.CONFLICT:
             # The predecessor is missing, even if another entry has its id.
             if not self.has_space:
                 return Code.NO_SPACE
             self._reordered.add(EarlyPut(sender, request_id, put, batch))
-            code = Code.OK
+            code = OK
         return code
 
     def _take_entries(self, writer: WriterId, batch: Batch) -> Code:
         """Appends what of the batch is new; CONFLICT when the predecessor is not held."""
         history = self.history
-        held = history.matching(batch)
-        if held == 0 and not history.holds(batch.before):
-            if batch.last_id > history.committed.entry_id:
-                return Code.CONFLICT
-            if history.chain_at(batch.last_id) not in (None, batch.last.chain):
-                return self.adoption.contradicted(writer, batch.last)
-            # Committed already, if the writer is not mistaken: nothing is to be done, and the
-            # answer tells how far this member is.
-            return Code.OK
-        last_held = batch.position_at(batch.first_id + held - 1)
-        uncommitted = last_held.entry_id >= history.committed.entry_id
-        if held < batch.count:
-            if not uncommitted or (self.accepted >= writer and last_held != history.tail):
+        tail, committed_id, last_id = history.tail, history.committed.entry_id, batch.last_id
+        held, last_held = 0, tail
+        if (batch.first_id - 1, batch.prev_chain) != tail:  # rarely
+            held = history.matching(batch)
+            if held == 0 and not history.holds(batch.before):
+                if last_id > committed_id:
+                    return Code.CONFLICT
+                if history.chain_at(last_id) not in (None, batch.last.chain):
+                    return self.adoption.contradicted(writer, batch.last)
+                # Committed already, if the writer is not mistaken: nothing is to be done, and the
+                # answer tells how far this member is.
+                return OK
+            last_held = batch.position_at(batch.first_id + held - 1)
+        is_new, uncommitted = last_held.entry_id < last_id, last_held.entry_id >= committed_id
+        if is_new:
+            if not uncommitted or (self.accepted >= writer and last_held != tail):
                 return self.adoption.contradicted(writer, batch.position_at(last_held.entry_id + 1))
-            if last_held.entry_id + batch.count - held > (
-                history.committed.entry_id + UNCOMMITTED_ENTRIES_MAX
-            ):
+            if last_id > committed_id + UNCOMMITTED_ENTRIES_MAX:
                 return Code.BUSY
             if not self.has_space:
                 return Code.NO_SPACE
         if self.accepted < writer and uncommitted:
             self.truncate(last_held)
-        if held < batch.count:
+        if is_new:
             self.append(batch, held, writer)
         elif uncommitted:
             self._accept(writer)
-        return Code.OK
+        return OK
 
     def diverged(self, told: Position) -> Code:
         """What was told contradicts what is committed here, and no lost claim explains it."""
@@ -377,7 +379,7 @@ class Member:
         """Whether the put could leave the queue."""
         put = early.put
         code = self.admit_writer(put.version, put.writer)
-        if code is Code.OK:
+        if code is OK:
             code = self._take_entries(put.writer, early.batch)
         if code is Code.CONFLICT:
             return False
@@ -391,20 +393,19 @@ class Member:
         """Rule 3.5."""
         committed = put.committed
         if committed.entry_id < self.history.committed.entry_id:
-            return Code.OK
+            return OK
         if self.history.holds(committed):
             self._commit_held(committed, put.writer)
-            return Code.OK
+            return OK
         if committed.entry_id == self.history.committed.entry_id:
             return self.diverged(committed)
         if self._missing is None or committed.entry_id > self._missing.entry_id:
             self._missing = committed
         # What is only late comes soon; to a new member nobody has sent what it lacks.
         wait_ms = 0 if self.history.is_empty else min(JUMP_WAIT_MS_MAX, self.promise.lease_ms / 4)
-        self.context.timers.set_if_unset(
-            ("jump", self.stream_id), self.context.after_ms(wait_ms), self._jump
-        )
-        return Code.OK
+        if not self.context.timers.is_set(("jump", self.stream_id)):
+            self._set_jump_alarm(wait_ms)
+        return OK
 
     def _commit_held(self, committed: Position, writer: WriterId | None) -> None:
         """The commit point is `committed`, which is held. writer: as for `jump_to`."""
@@ -418,16 +419,15 @@ class Member:
         if committed.entry_id <= self.history.committed.entry_id:
             return
         self.history.commit(committed)
-        self._forget_missing(up_to=committed.entry_id)
+        if self._missing is not None:
+            self._forget_missing(up_to=committed.entry_id)
+        timers, key = self.context.timers, ("commit", self.stream_id)
         if committed.entry_id - self._ordered_id >= COMMIT_ORDER_ENTRIES:
             self.order_commit()
-        else:
-            self.context.timers.set_if_unset(
-                ("commit", self.stream_id),
-                self.context.after_ms(COMMIT_ORDER_MS),
-                self.order_commit,
-            )
-        self._changed()
+        elif not timers.is_set(key):
+            timers.set(key, self.context.after_ms(COMMIT_ORDER_MS), self.order_commit)
+        self.reading.on_commit()  # no gap has come of it, and nothing to commit
+        self._on_change(self)
 
     def order_commit(self) -> None:
         """Tells storage the commit point, unless it knows."""
@@ -536,15 +536,15 @@ class Member:
         """Step 1 of a claim: promises at once, and answers when all older leases have run out."""
         code = self.admit_version(message.version)
         if (
-            code is Code.OK
+            code is OK
             and self.promise.writer < message.writer
             and (self.promise.writer <= message.over)
         ):
             self.set_promise(message.writer, message.address, message.lease_ms)
-        if code is Code.OK and message.writer != self.promise.writer:
-            code = Code.FENCED
+        if code is OK and message.writer != self.promise.writer:
+            code = FENCED
         wait_until_ns = self.lease.older_until_ns
-        if code is Code.OK and wait_until_ns > self.context.now_ns:
+        if code is OK and wait_until_ns > self.context.now_ns:
             self.context.timers.set(
                 ("promise", self.stream_id, sender),
                 wait_until_ns,
@@ -558,11 +558,11 @@ class Member:
         """Step 2 of a claim: the chains from the commit point to the tail, a page at a time."""
         history = self.history
         code = self.admit_writer(message.version, message.writer)
-        if code is Code.OK and self.is_damaged:
+        if code is OK and self.is_damaged:
             code = Code.DAMAGED
         first = max(message.start, history.committed.entry_id)
         chains = b""
-        if code is Code.OK and first <= history.tail.entry_id:
+        if code is OK and first <= history.tail.entry_id:
             chains = history.chains_from(first, TAIL_PAGE_ENTRIES)
         reply = ReadTailReply(
             self.stream_id,
@@ -580,7 +580,7 @@ class Member:
     def stamp(self, sender: Address, request_id: int, message: Stamp) -> None:
         """Step 5 of a claim: this member holds the whole chosen history, and nothing behind it."""
         code = self.admit_writer(message.version, message.writer)
-        if code is Code.OK:
+        if code is OK:
             if self.accepted < message.writer and self.history.tail == message.tail:
                 self._accept(message.writer)
             elif self.accepted < message.writer or not self.history.holds(message.tail):
@@ -591,7 +591,7 @@ class Member:
     def release(self, sender: Address, request_id: int, message: Release) -> None:
         """The writer ended in good order; obeyed only while it is the promised one."""
         code = self.admit_writer(message.version, message.writer)
-        if code is Code.OK:
+        if code is OK:
             self.lease.release()
             if self.accepted == message.writer and self.history.holds(message.committed):
                 self.advance(message.committed)

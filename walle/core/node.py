@@ -81,7 +81,7 @@ if TYPE_CHECKING:
     from walle.messages import Message
     from walle.record import Batch
 
-WRITERS_REQUESTS = (Put, Claim, Release)
+WRITERS_REQUESTS = frozenset({Put, Claim, Release})
 """What on `/cluster` only nodes may ask."""
 
 
@@ -166,7 +166,8 @@ class Node:
         batch: the frame's records, checked.
         """
         self._receive(sender, request_id, message, batch)
-        self._settle()
+        if self.context.outbox.own:
+            self._settle()
 
     def damaged(self, stream_id: int, after: Position, last: Position) -> None:
         """Storage has found that a stream's entries behind `after`, up to `last`, are damaged; all
@@ -282,7 +283,8 @@ class Node:
     def _receive(
         self, sender: Address, request_id: int, message: Message, batch: Batch | None
     ) -> None:
-        handler = self._requests.get(type(message))
+        kind = type(message)
+        handler = self._requests.get(kind)
         if handler is None:
             if isinstance(sender, str):
                 self.context.calls.receive(sender, request_id, message, batch)
@@ -290,7 +292,7 @@ class Node:
                 self._fail(sender, request_id, Code.BAD_REQUEST, "an answer to no question")
         elif not self._may_ask(sender, message):
             self._fail(sender, request_id, Code.BAD_REQUEST, "only nodes may ask that")
-        elif isinstance(message, Put):
+        elif kind is Put:
             self._on_put(sender, request_id, message, batch)
         else:
             handler(sender, request_id, message)
@@ -298,11 +300,11 @@ class Node:
     def _may_ask(self, sender: Address, message: Message) -> bool:
         """Whether a client, too, may ask that: not what members ask of each other, and nothing
         that changes `/cluster`."""
-        if isinstance(sender, str) or sender in self._node_sessions:
-            return True
-        return type(message) not in NODE_ONLY and not (
-            isinstance(message, WRITERS_REQUESTS) and message.stream_id == STREAM_CLUSTER
+        kind = type(message)
+        is_open = kind not in NODE_ONLY and (
+            kind not in WRITERS_REQUESTS or message.stream_id != STREAM_CLUSTER
         )
+        return is_open or isinstance(sender, str) or sender in self._node_sessions
 
     def _fail(self, to: Address, request_id: int, code: Code, text: str) -> None:
         self.context.send(to, Failure(code, text), request_id)

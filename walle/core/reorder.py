@@ -24,23 +24,25 @@ class EarlyPut(NamedTuple):
 
 
 class ReorderQueue:
-    """In order of their first entries. What does not fit is dropped: its writer sends it again."""
+    """puts: in order of their first entries. What does not fit is dropped: its writer sends it
+    again.
+    """
 
     def __init__(self) -> None:
-        self._puts: list[EarlyPut] = []
+        self.puts: list[EarlyPut] = []
         self._bytes = 0
 
     def add(self, early: EarlyPut) -> None:
         """Keeps the newest entries that fit: the commit point moves towards them."""
         kept = early._replace(batch=early.batch.detach())
-        insort_right(self._puts, kept, key=_first_id)
+        insort_right(self.puts, kept, key=_first_id)
         self._bytes += kept.batch.payload.size
-        while self._bytes > REORDER_BYTES_MAX or len(self._puts) > REORDER_COUNT_MAX:
-            self._bytes -= self._puts.pop(0).batch.payload.size
+        while self._bytes > REORDER_BYTES_MAX or len(self.puts) > REORDER_COUNT_MAX:
+            self._bytes -= self.puts.pop(0).batch.payload.size
 
     def beginning_up_to(self, entry_id: int) -> list[EarlyPut]:
         """Those whose first entry is `entry_id` or one before it."""
-        return self._puts[: bisect_right(self._puts, entry_id, key=_first_id)]
+        return self.puts[: bisect_right(self.puts, entry_id, key=_first_id)]
 
     def holding(self, position: Position) -> EarlyPut | None:
         """One that has that entry, with that chain."""
@@ -55,13 +57,13 @@ class ReorderQueue:
 
     def remove(self, early: EarlyPut) -> None:
         """It is done with."""
-        index = next(index for index, each in enumerate(self._puts) if each is early)
-        del self._puts[index]
+        index = next(index for index, each in enumerate(self.puts) if each is early)
+        del self.puts[index]
         self._bytes -= early.batch.payload.size
 
     def clear(self) -> None:
         """Another writer is promised: these are refused."""
-        self._puts.clear()
+        self.puts.clear()
         self._bytes = 0
 
 

@@ -30,11 +30,6 @@ class Timers:
             self._heap = [(at, count, each) for each, (at, count, _) in self._alarms.items()]
             heapq.heapify(self._heap)
 
-    def set_if_unset(self, key: Hashable, at_ns: int, action: Callable[[], None]) -> None:
-        """As `set`, but leaves an alarm of that key alone."""
-        if key not in self._alarms:
-            self.set(key, at_ns, action)
-
     def cancel(self, key: Hashable) -> None:
         self._alarms.pop(key, None)
 

@@ -33,7 +33,7 @@ _RECORD_BYTES_MAX: int = _HEADER_BYTES + lib.WALLE_RECORD_DATA_SIZE_MAX
 
 def crc32c(data: Buffer, crc: int = 0) -> int:
     """CRC-32C (Castagnoli) of `data`, continued from `crc`, the CRC of the bytes before it."""
-    pointer = _from_buffer(data)
+    pointer = data if type(data) is bytes else _from_buffer(data)
     return lib.walle_crc32c_extend(crc, pointer, len(pointer))  # type: ignore[no-any-return]
 
 

@@ -11,6 +11,7 @@ import logging
 import os
 import random
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from walle import frame, record
@@ -18,6 +19,7 @@ from walle.core import effects
 from walle.core.context import Context
 from walle.core.node import Node
 from walle.errors import Code, ConfigError, RemoteProtocolError
+from walle.limits import FRAME_HEAD_BYTES_MAX
 from walle.messages import Failure, Hello, NodeRecord, Welcome
 from walle.process import mail, orders
 from walle.process.loop import now_ns
@@ -39,11 +41,11 @@ from walle.ring.region import (
 
 if TYPE_CHECKING:
     from walle.config import NodeConfig
-    from walle.core.effects import Send
+    from walle.core.effects import Address, Send
     from walle.core.member import State
     from walle.core.node import Recovered
     from walle.process.loop import Loop
-    from walle.process.mail import Arrived, Mail
+    from walle.process.mail import Mail
     from walle.record import Batch
     from walle.ring.region import Region
 
@@ -58,11 +60,14 @@ class Consensus:
     def __init__(self, loop: Loop, region: Region, config: NodeConfig, identity: bytes) -> None:
         self._loop = loop
         self._region = region
+        self._to_network = partial(loop.write, region.outgoing, region.network_bell)
+        self._to_storage = partial(loop.write, region.orders, region.storage_bell)
         self._config = config
         self._sequence = 0
         self._open_sessions: set[int] = set()
         self._peer_numbers: dict[str, int] = {}
         self._peer_names: dict[int, str] = {}
+        self._told_as_of: tuple[bytes, int, int] | None = None
         self._told_peers: tuple[Hello, dict[str, str]] | None = None
         self._wrong: dict[int, str | None] = {}  # by peer: why it is not the one it should be
         self._arrived: dict[int, ArenaPayload] = {}  # by offset: who has each place last
@@ -134,7 +139,7 @@ class Consensus:
         self._set_time()
         for view in requests:
             if view[0] == mail.ARRIVED:
-                self._on_arrived(mail.unpack_arrived(view, region.arena))
+                self._on_arrived(*mail.unpack_arrived(view, region.arena))
             else:
                 self._on_closed(mail.unpack_closed(view))
         for view in results:
@@ -164,25 +169,25 @@ class Consensus:
 
     # --- what arrives -----------------------------------------------------------------------------
 
-    def _on_arrived(self, arrived: Arrived) -> None:
-        if arrived.batch is not None and isinstance(arrived.batch.payload, ArenaPayload):
-            self._arrived[arrived.batch.payload.place.offset] = arrived.batch.payload
+    def _on_arrived(self, source: Destination, head: memoryview, batch: Batch | None) -> None:
+        if batch is not None and type(batch.payload) is ArenaPayload:
+            self._arrived[batch.payload.place.offset] = batch.payload
         try:
-            request_id, message = frame.decode_head(arrived.head)
+            request_id, message = frame.decode_head(head)
         except RemoteProtocolError as error:
-            self._mail(arrived.source, Failure(Code.BAD_REQUEST, str(error)), 0, None)
-            self._close(arrived.source)
+            self._mail(source, Failure(Code.BAD_REQUEST, str(error)), 0, None)
+            self._close(source)
             return
-        if arrived.source.kind == mail.PEER:
-            self._on_peer(arrived.source, request_id, message, arrived.batch)
+        if source.kind == mail.PEER:
+            self._on_peer(source, request_id, message, batch)
         else:
-            self._on_session(arrived.source, request_id, message, arrived.batch)
+            self._on_session(source, request_id, message, batch)
 
     def _on_session(
         self, source: Destination, request_id: int, message: Any, batch: Batch | None
     ) -> None:
         session = source.number
-        if isinstance(message, Hello):
+        if type(message) is Hello:
             answer = self.node.open_session(session, message)
             self._mail(source, answer, request_id, None)
             if isinstance(answer, Welcome):
@@ -229,50 +234,72 @@ class Consensus:
         """Hands on all effects, then gives back the places that nobody took."""
         region, outbox = self._region, self._context.outbox
         sends, actions = outbox.take()
-        for level, texts in ((logging.ERROR, outbox.alarms), (logging.INFO, outbox.notes)):
-            for text in texts:
-                log.log(level, "%s", text)
-            texts.clear()
+        if outbox.alarms or outbox.notes:
+            self._log()
         if outbox.fatal is not None:
             key = "join" if self._config.join else "initial_cluster"
             raise ConfigError(key, outbox.fatal)
-        self._tell_peers()
+        if self.node.cluster.as_of != self._told_as_of:
+            self._tell_peers()
+        answers: dict[Address, bytearray] = {}
         for action in actions:
-            if not isinstance(action, effects.UNSYNCED):
+            if type(action) is effects.Forward and action.send.to != self._context.node_id:
+                # What waits to be durable goes behind all that is, in order, as one message to each
+                # receiver: storage hands on after a sync of everything anyway.
+                to, request_id, message, _ = action.send
+                heads = answers.setdefault(to, bytearray())
+                heads += frame.encode_head(message, request_id)
+                if len(heads) > FRAME_HEAD_BYTES_MAX:
+                    self._forward(to, answers.pop(to))
+                continue
+            if type(action) not in effects.UNSYNCED:
                 self._sequence += 1
-            batch = getattr(action, "batch", None)
-            inline = batch is not None and self._take_place(batch) == NOWHERE
             parts = orders.pack_order(
-                self._sequence, action, inline=inline, to_frame=self._to_frame
+                self._sequence, action, take_place=self._take_place, to_frame=self._to_frame
             )
             self._to_storage(parts)
+        for to, heads in answers.items():
+            self._forward(to, heads)
         for send in sends:
             destination, head = self._to_frame(send)
             self._mail_frame(destination, head, send.batch)
-        for payload in self._arrived.values():
-            self._to_network(mail.pack_release(payload.place))
-        self._arrived.clear()
+        if self._arrived:
+            for payload in self._arrived.values():
+                self._to_network(mail.pack_release(payload.place))
+            self._arrived.clear()
         if region.orders.publish():
             region.storage_bell.ring()
         if region.outgoing.publish():
             region.network_bell.ring()
 
+    def _log(self) -> None:
+        outbox = self._context.outbox
+        for level, texts in ((logging.ERROR, outbox.alarms), (logging.INFO, outbox.notes)):
+            for text in texts:
+                log.log(level, "%s", text)
+            texts.clear()
+
+    def _forward(self, to: Address, heads: bytearray) -> None:
+        self._to_storage(orders.pack_forward(self._sequence, self._destination(to), heads))
+
     def _take_place(self, batch: Batch) -> mail.Place:
         """The batch's place in the arena, for its first reader; then, and for what does not lie
         in the arena, NOWHERE."""
-        if not isinstance(batch.payload, ArenaPayload):
+        if type(batch.payload) is not ArenaPayload:
             return NOWHERE
         mine = self._arrived.pop(batch.payload.place.offset, None)
         return NOWHERE if mine is None else mine.place
 
     def _to_frame(self, send: Send) -> tuple[Destination, bytes]:
         size = send.batch.payload.size if send.batch is not None else 0
-        head = frame.encode_head(send.message, send.request_id, size)
-        if isinstance(send.to, int):
-            return Destination(mail.SESSION, send.to), head
-        if send.to == self._context.node_id:
-            return Destination(mail.SELF, 0), head
-        return Destination(mail.PEER, self._peer_numbers.get(send.to, 0)), head
+        return self._destination(send.to), frame.encode_head(send.message, send.request_id, size)
+
+    def _destination(self, to: Address) -> Destination:
+        if isinstance(to, int):
+            return Destination(mail.SESSION, to)
+        if to == self._context.node_id:
+            return Destination(mail.SELF, 0)
+        return Destination(mail.PEER, self._peer_numbers.get(to, 0))
 
     def _mail(self, to: Destination, message: Any, request_id: int, batch: Batch | None) -> None:
         self._mail_frame(to, frame.encode_head(message, request_id), batch)
@@ -288,14 +315,9 @@ class Consensus:
     def _close(self, whom: Destination) -> None:
         self._to_network(mail.pack_close(whom))
 
-    def _to_network(self, parts: list[Any]) -> None:
-        self._loop.write(self._region.outgoing, self._region.network_bell, parts)
-
-    def _to_storage(self, parts: list[Any]) -> None:
-        self._loop.write(self._region.orders, self._region.storage_bell, parts)
-
     def _tell_peers(self) -> None:
         """Tells the network which nodes to be connected with, when that has changed."""
+        self._told_as_of = self.node.cluster.as_of
         hello, addresses = self.node.handshake.hello(), self.node.peers()
         if (hello, addresses) == self._told_peers:
             return

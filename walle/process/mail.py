@@ -12,7 +12,7 @@ from array import array
 from typing import TYPE_CHECKING, NamedTuple
 
 from walle.ids import NO_WRITER, WriterId
-from walle.messages import U32, codec_of
+from walle.messages import U32, Codec
 from walle.record import Batch, Bytes
 
 if TYPE_CHECKING:
@@ -94,26 +94,24 @@ _BATCH = struct.Struct("=QQQQBIQIQ")
 """first_id, prev_chain, writer (ts, nonce), has a writer, count; the place; bytes that follow."""
 
 
-def pack_batch(batch: Batch | None, *, inline: bool) -> list[Buffer]:
-    """The batch's description, its chains, and its records if they are to travel in the ring."""
-    if batch is None:
-        return [_BATCH.pack(0, 0, 0, 0, 0, 0, 0, 0, 0)]
-    payload = batch.payload
-    if isinstance(payload, ArenaPayload) and not inline:
-        place, records = payload.place, memoryview(b"")
-    else:
-        place, records = NOWHERE, payload.view()
-    writer = batch.writer or NO_WRITER
+_NO_BATCH = bytes(_BATCH.size)
+
+
+def pack_batch(before: bytes, batch: Batch, place: Place) -> list[Buffer]:
+    """The batch's description and its chains, in one piece with what stands before it.
+
+    place: where the reader finds its records; NOWHERE: they travel in the ring.
+    """
+    offset, place_size = place
+    records = [] if place_size else [batch.payload.view()]
+    writer, chains = batch.writer, batch.chains
+    ts, nonce = writer or NO_WRITER
+    has_writer, count = writer is not None, len(chains)
+    size = len(records[0]) if records else 0
     fixed = _BATCH.pack(
-        batch.first_id,
-        batch.prev_chain,
-        *writer,
-        batch.writer is not None,
-        batch.count,
-        *place,
-        len(records),
+        batch.first_id, batch.prev_chain, ts, nonce, has_writer, count, offset, place_size, size
     )
-    return [fixed, memoryview(batch.chains).cast("B"), records]
+    return [before + fixed + chains.tobytes(), *records]
 
 
 def unpack_batch(view: memoryview, offset: int, arena: memoryview) -> Batch | None:
@@ -141,24 +139,23 @@ _ARRIVED = struct.Struct("=BBQI")
 _CLOSED = struct.Struct("=BQ")
 
 
-class Arrived(NamedTuple):
-    """A frame has come from a session or from a peer; its records are checked."""
-
-    source: Destination
-    head: memoryview
-    batch: Batch | None
-
-
 def pack_arrived(source: Destination, head: memoryview, batch: Batch | None) -> list[Buffer]:
-    return [_ARRIVED.pack(ARRIVED, *source, len(head)), head, *pack_batch(batch, inline=False)]
+    """A frame has come from a session or from a peer; its records are checked."""
+    start = _ARRIVED.pack(ARRIVED, *source, len(head)) + head
+    if batch is None:
+        return [start + _NO_BATCH]
+    payload = batch.payload
+    return pack_batch(start, batch, payload.place if type(payload) is ArenaPayload else NOWHERE)
 
 
-def unpack_arrived(view: memoryview, arena: memoryview) -> Arrived:
+def unpack_arrived(
+    view: memoryview, arena: memoryview
+) -> tuple[Destination, memoryview, Batch | None]:
+    """Whom the frame has come from, its head, and its records."""
     _, kind, number, head_size = _ARRIVED.unpack_from(view)
     end = _ARRIVED.size + head_size
-    return Arrived(
-        Destination(kind, number), view[_ARRIVED.size : end], unpack_batch(view, end, arena)
-    )
+    head, batch = view[_ARRIVED.size : end], unpack_batch(view, end, arena)
+    return Destination(kind, number), head, batch
 
 
 def pack_closed(session: int) -> list[Buffer]:
@@ -240,15 +237,13 @@ class Peers(NamedTuple):
     peers: tuple[Peer, ...]
 
 
-_PEERS = codec_of(Peers)
+_PEERS = Codec(Peers)
 
 
 def pack_peers(peers: Peers) -> list[Buffer]:
-    out = bytearray([PEERS])
-    _PEERS.encode(peers, out)
-    return [out]
+    return [bytes([PEERS]), _PEERS.encode(peers)]
 
 
 def unpack_peers(view: memoryview) -> Peers:
-    peers: Peers = _PEERS.decode_from(view, 1)
+    peers: Peers = _PEERS.decode(view, 1)[0]
     return peers

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from array import array
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from walle.core import effects
 from walle.core.effects import Promise, Send
@@ -17,8 +17,8 @@ from walle.core.member import State
 from walle.core.node import Recovered
 from walle.core.topology import StreamTopology
 from walle.errors import InvariantError
-from walle.ids import NO_WRITER, Position, WriterId
-from walle.messages import U32, U64, codec_of
+from walle.ids import NO_WRITER, ORIGIN, Position, WriterId
+from walle.messages import U32, U64, Codec
 from walle.process.mail import Destination, pack_batch, unpack_batch
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     from walle.core.effects import Action
     from walle.native import Buffer
+    from walle.process.mail import Place
+    from walle.record import Batch
 
 ORDER = 20  # consensus to storage
 ENDED = 21  # consensus to storage: nobody waits for that session's reads any more
@@ -63,7 +65,7 @@ _ALL = (
     effects.Forward,
 )
 _NUMBERS = {action: number for number, action in enumerate(_ALL)}
-_CODECS = {action: codec_of(action) for action in _PLAIN}
+_CODECS: dict[type[Any], Codec] = {action: Codec(action) for action in _PLAIN}
 
 
 class Order(NamedTuple):
@@ -80,22 +82,28 @@ def pack_order(
     sequence: int,
     action: Action,
     *,
-    inline: bool,
+    take_place: Callable[[Batch], Place],
     to_frame: Callable[[Send], tuple[Destination, bytes]],
 ) -> list[Buffer]:
     """
     Args:
-        inline: whether the records travel in the ring though they lie in the arena.
+        take_place: tells where a batch's records are; NOWHERE: they travel in the ring.
         to_frame: makes a frame's destination and head of a message.
     """
     start = _ORDER.pack(ORDER, sequence, _NUMBERS[type(action)])
+    if type(action) is effects.Append:  # nearly always; a match takes longer than all the rest
+        ts, nonce = action.accepted or NO_WRITER
+        fixed = _ENTRIES.pack(action.stream_id, action.skip, ts, nonce, 0, 0)
+        return pack_batch(start + fixed, action.batch, take_place(action.batch))
     match action:
-        case effects.Append() | effects.Jump() | effects.Fill():
-            accepted = getattr(action, "accepted", None) or NO_WRITER
-            committed = getattr(action, "committed", None) or Position(0, 0)
-            skip = getattr(action, "skip", 0)
-            fixed = _ENTRIES.pack(action.stream_id, skip, *accepted, *committed)
-            return [start, fixed, *pack_batch(action.batch, inline=inline)]
+        case effects.Jump(stream_id, batch, skip, committed, accepted):
+            fixed = _ENTRIES.pack(stream_id, skip, *(accepted or NO_WRITER), *committed)
+            return pack_batch(start + fixed, batch, take_place(batch))
+        case effects.Fill(stream_id, batch):
+            fixed = _ENTRIES.pack(stream_id, 0, *NO_WRITER, *ORIGIN)
+            return pack_batch(start + fixed, batch, take_place(batch))
+        case effects.Forward():
+            return pack_forward(sequence, *to_frame(action.send))
         case effects.ReadRecords():
             fixed = _READ.pack(
                 action.stream_id,
@@ -107,17 +115,17 @@ def pack_order(
                 action.aside,
             )
             to, head = to_frame(action.send)
-            return [start, fixed, _SEND.pack(*to), head]
+            return [start + fixed + _SEND.pack(*to) + head]
         case effects.ReadOldest():
             fixed = _READ_OLDEST.pack(*action[:-1])
             to, head = to_frame(action.send)
-            return [start, fixed, _SEND.pack(*to), head]
-        case effects.Forward():
-            to, head = to_frame(action.send)
-            return [start, _SEND.pack(*to), head]
-    out = bytearray(start)
-    _CODECS[type(action)].encode(action, out)
-    return [out]
+            return [start + fixed + _SEND.pack(*to) + head]
+    return [start + _CODECS[type(action)].encode(action)]
+
+
+def pack_forward(sequence: int, to: Destination, head: bytes | bytearray) -> list[Buffer]:
+    """A frame to be sent once all that was ordered before is durable; or several, to the same."""
+    return [_ORDER.pack(ORDER, sequence, _NUMBERS[effects.Forward]) + _SEND.pack(*to) + head]
 
 
 def unpack_order(view: memoryview, arena: memoryview) -> Order:
@@ -125,7 +133,7 @@ def unpack_order(view: memoryview, arena: memoryview) -> Order:
     _, sequence, number = _ORDER.unpack_from(view)
     cls, offset = _ALL[number], _ORDER.size
     if cls in _CODECS:
-        return Order(sequence, _CODECS[cls].decode_from(view, offset))
+        return Order(sequence, _CODECS[cls].decode(view, offset)[0])
     if cls is effects.ReadRecords:
         stream_id, start, end, size, has_after, after, aside = _READ.unpack_from(view, offset)
         send = _unpack_send(view, offset + _READ.size)
@@ -174,13 +182,11 @@ def unpack_ended(view: memoryview) -> int:
 
 
 def pack_damaged(cut: effects.Cut) -> list[Buffer]:
-    out = bytearray([DAMAGED])
-    _CODECS[effects.Cut].encode(cut, out)
-    return [out]
+    return [bytes([DAMAGED]), _CODECS[effects.Cut].encode(cut)]
 
 
 def unpack_damaged(view: memoryview) -> effects.Cut:
-    cut: effects.Cut = _CODECS[effects.Cut].decode_from(view, 1)
+    cut: effects.Cut = _CODECS[effects.Cut].decode(view, 1)[0]
     return cut
 
 
@@ -212,7 +218,7 @@ class _Found(NamedTuple):
     streams: tuple[_Stream, ...]
 
 
-_FOUND = codec_of(_Found)
+_FOUND = Codec(_Found)
 
 
 def pack_recovered(recovered: Recovered) -> list[list[Buffer]]:
@@ -220,16 +226,14 @@ def pack_recovered(recovered: Recovered) -> list[list[Buffer]]:
     messages: list[list[Buffer]] = []
     streams = [(_pack_state(state),) for state in recovered.states]
     for index, stream in enumerate([*streams, ()]):
-        out = bytearray([RECOVERED])
-        is_last = index == len(streams)
-        _FOUND.encode(_Found(recovered.cluster, is_last, stream), out)
-        messages.append([out])
+        found = _Found(recovered.cluster, index == len(streams), stream)
+        messages.append([bytes([RECOVERED]), _FOUND.encode(found)])
     return messages
 
 
 def unpack_recovered(view: memoryview) -> tuple[Recovered, bool]:
     """One message's part of what storage found, and whether it is the last."""
-    found = _FOUND.decode_from(view, 1)
+    found = _FOUND.decode(view, 1)[0]
     states = tuple(_unpack_state(stream) for stream in found.streams)
     return Recovered(found.cluster, states), bool(found.is_last)
 

@@ -165,9 +165,9 @@ class Ring:
                 included. One call takes 1,024 messages at most.
         """
         count = _consume(self._ring, self._consumed, bytes_max, self._batch)
-        if not count:
+        if count <= 0:
+            invariant(count == 0, "a ring is inconsistent", ring=self)
             return []
-        invariant(count > 0, "a ring is inconsistent", ring=self)
         self._consumed = self._batch.consumed
         bounds = map(slice, _unpack(self._starts, count), _unpack(self._ends, count))
         return list(map(self._slice, bounds))

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from walle.core.effects import SetCluster  # noqa: TC001 - as below
 from walle.errors import RemoteProtocolError, invariant
 from walle.ids import Position, WriterId  # noqa: TC001 - the codec reads the annotations
-from walle.messages import U8, U32, U64, codec_of
+from walle.messages import U8, U32, U64, Codec
 from walle.record import ALIGNMENT
 from walle.storage.notes import RECORDS_START
 
@@ -102,7 +102,7 @@ class Update(NamedTuple):
     streams: tuple[StreamRecord, ...]
 
 
-_UPDATE = codec_of(Update)
+_UPDATE = Codec(Update)
 
 
 def encode(update: Update) -> bytes:
@@ -110,15 +110,13 @@ def encode(update: Update) -> bytes:
     for stream in update.streams:
         for extent in stream.extents:
             invariant(_is_sound(extent), "an extent makes sense", extent=extent)
-    out = bytearray()
-    _UPDATE.encode(update, out)
-    return bytes(out)
+    return _UPDATE.encode(update)
 
 
 def decode(body: bytes) -> Update | None:
     """The update that the bytes begin with; None: there is none, or one that makes no sense."""
     try:
-        update: Update = _UPDATE.decode_from(body, 0)
+        update: Update = _UPDATE.decode(body, 0)[0]
     except (struct.error, UnicodeDecodeError, RemoteProtocolError):
         return None
     extents = [extent for stream in update.streams for extent in stream.extents]

@@ -17,9 +17,12 @@ from walle.core.cluster import (
     encode_delete_stream,
     encode_form,
     encode_members,
+    encode_node,
+    encode_remove_node,
     encode_settings,
     encode_trim,
 )
+from walle.core.effects import SetCluster
 from walle.core.topology import DELETED, StreamTopology
 from walle.errors import Code, InvariantError
 from walle.ids import STREAM_CLUSTER, Position
@@ -76,6 +79,28 @@ def test_form_repeats_what_a_node_knew_before_its_first_entry() -> None:
     before = (cluster.cluster_id, cluster.nodes, cluster.streams)
     cluster.apply(1, encode_form(CLUSTER_ID, nodes(3)))
     assert (cluster.cluster_id, cluster.nodes, cluster.streams) == before
+
+
+def test_whatever_becomes_known_of_the_cluster_changes_what_it_is_as_of() -> None:
+    cluster = ClusterState()
+    seen = [cluster.as_of]
+    cluster.know(SetCluster(CLUSTER_ID, nodes(3)))
+    seen.append(cluster.as_of)
+    cluster.know(SetCluster(CLUSTER_ID, nodes(4), applied_id=1))
+    seen.append(cluster.as_of)
+    for entry_id, entry in enumerate(
+        (
+            encode_form(CLUSTER_ID, nodes(3)),
+            encode_node(nodes(5)[4]),
+            encode_create_stream("/s", ["n1", "n2"]),
+            encode_remove_node(nodes(5)[4]),
+        ),
+        1,
+    ):
+        cluster.apply(entry_id, entry)
+        seen.append(cluster.as_of)
+    assert sorted(cluster.nodes) == ["n1", "n2", "n3", "n4"]
+    assert len(set(seen)) == len(seen)
 
 
 def test_streams_id_is_that_of_the_entry_that_created_it() -> None:

@@ -66,7 +66,7 @@ def test_entries_that_lie_in_a_gap_are_left_to_backfill() -> None:
     reply = put(bench, TRUTH.batch(2, 3))
     assert (reply.code, reply.held) == (Code.OK, TRUTH.at(6))
     assert bench.member.history.gaps() == [IdRange(2, 5)]
-    assert bench.member._reordered._puts == []
+    assert bench.member._reordered.puts == []
 
 
 def test_entries_that_are_committed_already_do_not_show_whose_the_tail_is() -> None:

@@ -10,7 +10,7 @@ from walle.core.timers import NEVER, REPLACED_MAX, Timers
 KEYS = st.sampled_from("abc")
 STEPS = st.lists(
     st.one_of(
-        st.tuples(st.sampled_from(["set", "set_if_unset"]), KEYS, st.integers(0, 20)),
+        st.tuples(st.just("set"), KEYS, st.integers(0, 20)),
         st.tuples(st.just("cancel"), KEYS, st.just(0)),
         st.tuples(st.just("run"), st.just(""), st.integers(0, 20)),
     ),
@@ -44,9 +44,6 @@ def test_alarms_ring_as_in_a_plain_table(steps: list[tuple[str, str, int]]) -> N
         if step == "set":
             bench.set(key, ns, name)
             table[key] = (ns, number)
-        elif step == "set_if_unset":
-            bench.timers.set_if_unset(key, ns, lambda name=name: bench.rung.append(name))  # type: ignore[misc]
-            table.setdefault(key, (ns, number))
         elif step == "cancel":
             bench.timers.cancel(key)
             table.pop(key, None)

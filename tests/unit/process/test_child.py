@@ -12,7 +12,7 @@ from walle.config import NodeConfig
 from walle.core import effects
 from walle.errors import ConfigError, CorruptionError, InvariantError
 from walle.ids import ORIGIN
-from walle.process import child, orders
+from walle.process import child, mail, orders
 from walle.process.child import EX_CONFIG, EX_DATAERR, EX_IOERR, EX_SOFTWARE, HOPELESS
 from walle.ring.region import Region
 
@@ -66,7 +66,9 @@ def test_damage_that_is_found_while_the_node_runs_is_left_to_recovery(
 ) -> None:
     monkeypatch.setattr(child, "Store", Damaged)
     truncate = effects.Truncate(2, ORIGIN)
-    assert region.orders.try_write(*orders.pack_order(1, truncate, inline=False, to_frame=to_frame))
+    assert region.orders.try_write(
+        *orders.pack_order(1, truncate, take_place=lambda _: mail.NOWHERE, to_frame=to_frame)
+    )
     region.orders.publish()
     status = child._run(lambda: child.run_storage(region, config(tmp_path)))
     assert status == EX_IOERR

@@ -9,9 +9,10 @@ import pytest
 from tests.unit.process.stages import Writing
 from walle import frame
 from walle.config import NodeConfig
-from walle.core.effects import Cut
+from walle.core.effects import Cut, Forward, Send
 from walle.core.node import Recovered
 from walle.ids import NO_IDENTITY, Position
+from walle.limits import FRAME_HEAD_BYTES_MAX
 from walle.messages import PROTOCOL_VERSION, ROLE_CLIENT, Failure, Hello, Welcome
 from walle.process import consensus, mail, orders
 from walle.process.consensus import Consensus
@@ -143,3 +144,41 @@ def test_storage_hears_of_the_end_of_a_session(region: Region, tmp_path: Path) -
     running.do_work()
     ended = [orders.unpack_ended(view) for view in region.orders.consume()]
     assert ended == [7]
+
+
+def test_what_a_turn_answers_once_it_is_durable_goes_together_to_each_receiver(
+    region: Region, tmp_path: Path
+) -> None:
+    for parts in orders.pack_recovered(Recovered()):
+        assert region.results.try_write(*parts)
+    region.results.publish()
+    loop: Any = Writing()
+    config = NodeConfig("n1", "127.0.0.1:1", tmp_path, {"n1": "127.0.0.1:1"})
+    running = Consensus(loop, region, config, bytes(16))
+    cut = Cut(7, Position(3, 33), Position(5, 55))
+    texts = ["", "short", *["x" * 60_000] * 12, "the end"]
+    actions = running.node.context.outbox.actions
+    for number, text in enumerate(texts):
+        actions += [Forward(Send(to, number, Failure(1, text))) for to in (5, 6, "n1")]
+        actions.append(cut)
+    running._flush()
+    found: list[Any] = [orders.unpack_order(view, region.arena) for view in region.orders.consume()]
+    forwards = [(order.sequence, order.action.send) for order in found if order.action != cut]
+    for session in (5, 6):
+        heads = [send.message for _, send in forwards if send.to == (mail.SESSION, session)]
+        assert [frame.decode_head(head) for head in _split(b"".join(heads))] == [
+            (number, Failure(1, text)) for number, text in enumerate(texts)
+        ]
+        assert 1 < len(heads) < 5
+        assert max(map(len, heads)) <= 2 * FRAME_HEAD_BYTES_MAX, "one message's size is bounded"
+    last = [sequence for sequence, send in forwards if send.to[0] == mail.SESSION][-2:]
+    assert last == [len(texts)] * 2, "behind all that is to be durable first"
+    own = [frame.decode_head(send.message)[0] for _, send in forwards if send.to == (mail.SELF, 0)]
+    assert own == list(range(len(texts))), "the node itself is told one by one"
+
+
+def _split(heads: bytes) -> Iterator[bytes]:
+    while heads:
+        size = frame.parse_header(heads, 0, size_max=FRAME_HEAD_BYTES_MAX).head_size
+        yield heads[:size]
+        heads = heads[size:]

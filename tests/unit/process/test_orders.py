@@ -21,7 +21,7 @@ from walle.core.topology import StreamTopology
 from walle.errors import Code, InvariantError
 from walle.messages import Failure
 from walle.process import orders
-from walle.process.mail import Destination, RingPayload
+from walle.process.mail import NOWHERE, ArenaPayload, Destination, Place, RingPayload
 from walle.record import Batch, Bytes
 
 ARENA = memoryview(bytes(64))
@@ -72,12 +72,12 @@ def test_every_action_has_a_number_and_a_test() -> None:
 
 
 @pytest.mark.parametrize("cls", ACTIONS, ids=lambda cls: cls.__name__)
-@given(data=st.data(), sequence=U64, inline=st.booleans())
-def test_order_comes_out_as_it_went_in(
-    cls: type[Any], data: st.DataObject, sequence: int, inline: bool
-) -> None:
+@given(data=st.data(), sequence=U64)
+def test_order_comes_out_as_it_went_in(cls: type[Any], data: st.DataObject, sequence: int) -> None:
     action = data.draw(ACTIONS[cls])
-    view = in_ring(orders.pack_order(sequence, action, inline=inline, to_frame=to_frame))
+    view = in_ring(
+        orders.pack_order(sequence, action, take_place=lambda _: NOWHERE, to_frame=to_frame)
+    )
     assert view[0] == orders.ORDER
     found = orders.unpack_order(view, ARENA)
     assert found.sequence == sequence
@@ -87,17 +87,33 @@ def test_order_comes_out_as_it_went_in(
 
 def test_order_without_its_records_ends_the_process() -> None:
     batch = Batch(1, 0, array("Q"), None, Bytes(b""))
-    parts = orders.pack_order(1, effects.Fill(1, batch), inline=False, to_frame=to_frame)
+    parts = orders.pack_order(
+        1, effects.Fill(1, batch), take_place=lambda _: NOWHERE, to_frame=to_frame
+    )
     with pytest.raises(InvariantError, match="Fill without records"):
         orders.unpack_order(in_ring(parts), ARENA)
 
 
 def test_records_in_an_order_are_not_copied() -> None:
     batch = Batch(1, 0, array("Q", [5]), W1, Bytes(b"12345678"))
-    parts = orders.pack_order(1, effects.Fill(1, batch), inline=False, to_frame=to_frame)
+    parts = orders.pack_order(
+        1, effects.Fill(1, batch), take_place=lambda _: NOWHERE, to_frame=to_frame
+    )
     found = orders.unpack_order(in_ring(parts), ARENA).action
     assert isinstance(found, effects.Fill)
     assert isinstance(found.batch.payload, RingPayload)
+
+
+def test_records_that_lie_in_the_arena_stay_there() -> None:
+    place = Place(8, 16)
+    batch = Batch(1, 0, array("Q", [5]), W1, ArenaPayload(ARENA, place))
+    parts = orders.pack_order(
+        1, effects.Append(7, batch, 0, None), take_place=lambda _: place, to_frame=to_frame
+    )
+    found = orders.unpack_order(in_ring(parts), ARENA).action
+    assert isinstance(found, effects.Append)
+    assert isinstance(found.batch.payload, ArenaPayload)
+    assert found.batch.payload.place == place
 
 
 @given(of_type(effects.Cut))

@@ -54,13 +54,15 @@ class Stage:
 
     def order(self, action: effects.Action, to: Destination = READER) -> None:
         """Puts an order into the ring; what it sends goes to `to`."""
-        if not isinstance(action, effects.UNSYNCED):
+        if type(action) not in effects.UNSYNCED:
             self._sequence += 1
 
         def to_frame(send: Send) -> tuple[Destination, bytes]:
             return to, frame.encode_head(send.message, send.request_id)
 
-        parts = orders.pack_order(self._sequence, action, inline=False, to_frame=to_frame)
+        parts = orders.pack_order(
+            self._sequence, action, take_place=lambda _: mail.NOWHERE, to_frame=to_frame
+        )
         self.write(parts)
 
     def write(self, parts: list[Any]) -> None:
