@@ -95,7 +95,8 @@ class Pool:
         leave the note before whole."""
         if segment.buffers:
             self._write(segment)
-        file = self._writer(segment)
+        # What was written is open still; what is only to be confirmed need not be.
+        file = self._writers.get(segment) or self._writer(segment)
         note = segment.note = segment.note.following(segment.written, segment.last)
         file.write([note.encode(segment.key)], note.offset)
         self._idle.pop(segment, None)
@@ -133,7 +134,9 @@ class Pool:
         file = self._writers.pop(segment, None)
         if file is None:
             file = self._files.open(segment.path)
-        self._keep(segment, file)
+            self._keep(segment, file)
+        else:
+            self._writers[segment] = file
         return file
 
     def _keep(self, segment: Segment, file: File) -> None:

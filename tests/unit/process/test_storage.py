@@ -239,6 +239,7 @@ def test_others_are_told_whether_there_is_space_and_operators_when_that_changes(
     ):
         stage.room.has_space, stage.room.has_reserve = has_space, has_reserve
         stage.room.left_bytes = left_bytes
+        stage.room.look()
         caplog.clear()
         stage.storage.do_work()
         counters = stage.region.counters
