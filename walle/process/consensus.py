@@ -249,9 +249,10 @@ class Consensus:
         for send in sends:
             destination, head = self._to_frame(send)
             self._mail_frame(destination, head, send.batch)
-        for payload in self._arrived.values():
-            self._to_network(mail.pack_release(payload.place))
-        self._arrived.clear()
+        if self._arrived:
+            places = [payload.place for payload in self._arrived.values()]
+            self._to_network(mail.pack_release(places))
+            self._arrived.clear()
         if region.orders.publish():
             region.storage_bell.ring()
         if region.outgoing.publish():

@@ -16,7 +16,7 @@ from walle.messages import U32, codec_of
 from walle.record import Batch, Bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from walle.native import Buffer
     from walle.record import Payload
@@ -173,7 +173,6 @@ def unpack_closed(view: memoryview) -> int:
 # --- to network -----------------------------------------------------------------------------------
 
 _MAIL = struct.Struct("=BBQIQII")
-_RELEASE = struct.Struct("=BQI")
 
 
 class Mail(NamedTuple):
@@ -195,6 +194,11 @@ def pack_mail(
     return [_MAIL.pack(MAIL, *to, len(head), *place, size), head, *records]
 
 
+def kind_of(view: memoryview) -> int:
+    """Of what kind the mail's destination is."""
+    return view[1]
+
+
 def unpack_mail(view: memoryview) -> Mail:
     _, kind, number, head_size, offset, size, records_size = _MAIL.unpack_from(view)
     start = _MAIL.size
@@ -207,13 +211,16 @@ def unpack_mail(view: memoryview) -> Mail:
     )
 
 
-def pack_release(place: Place) -> list[Buffer]:
-    return [_RELEASE.pack(RELEASE, *place)]
+def pack_release(places: Iterable[Place]) -> list[Buffer]:
+    offsets = array("Q", [place.offset for place in places])
+    return [bytes([RELEASE]), memoryview(offsets).cast("B")]
 
 
-def unpack_release(view: memoryview) -> Place:
-    _, offset, size = _RELEASE.unpack_from(view)
-    return Place(offset, size)
+def unpack_release(view: memoryview) -> array[int]:
+    """The offsets of the places."""
+    offsets = array("Q")
+    offsets.frombytes(view[1:])
+    return offsets
 
 
 def pack_close(to: Destination) -> list[Buffer]:

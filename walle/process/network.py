@@ -33,7 +33,7 @@ from walle.limits import (
 from walle.messages import ROLE_NODE, Failure, Hello
 from walle.process import mail
 from walle.process.arena import Arena, Inbox
-from walle.process.mail import ArenaPayload, Destination, Place
+from walle.process.mail import ArenaPayload, Destination
 from walle.tls import names as tls_names
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ class Session(asyncio.BufferedProtocol):
         self.unfinished_since_s = time.monotonic()
         self.closed = asyncio.Event()
         self._network = network
+        self._arena = network.arena
         self._connection = connection
         self._inbox = Inbox(network.arena)
         self._wanted = frame.HEADER_BYTES
@@ -111,7 +112,8 @@ class Session(asyncio.BufferedProtocol):
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002
         room = self._inbox.room(self._wanted)
-        self._network.bound_unfinished()
+        if self._arena.saved_bytes:
+            self._network.bound_unfinished()
         return room
 
     def buffer_updated(self, nbytes: int) -> None:
@@ -119,35 +121,40 @@ class Session(asyncio.BufferedProtocol):
         handled = 0
         try:
             for each in self._connection.frames(data):
-                refusal = self._network.admit(self, each) if each.type == HELLO else None
-                if refusal is not None:
+                if each.type == HELLO and (refusal := self._network.admit(self, each)):
                     self._inbox.handled(len(data))
                     self.fail(*refusal)
                     return
                 self._frame_arrived(each, handled)
                 handled = each.end
-            self._wanted = self._connection.wanted(data[handled:])
+            self._wanted = frame.HEADER_BYTES
+            if handled < len(data):
+                self._unfinished(data[handled:], is_new=handled > 0 or len(data) == nbytes)
         except (RemoteProtocolError, CorruptionError) as error:
             self._inbox.handled(len(data))
             self.fail(Code.BAD_REQUEST, str(error))
             return
-        if handled or len(data) == nbytes:
-            self.unfinished_since_s = time.monotonic()
         self._inbox.handled(handled)
         self._network.received()
+
+    def _unfinished(self, data: memoryview, *, is_new: bool) -> None:
+        """The frame at the front of the data has not come as a whole."""
+        self._wanted = self._connection.wanted(data)
+        if is_new:
+            self.unfinished_since_s = time.monotonic()
 
     def _frame_arrived(self, arrived: Frame, start: int) -> None:
         batch = None
         if arrived.records:
             place = self._inbox.place(start + len(arrived.head), len(arrived.records))
-            payload = ArenaPayload(self._network.arena.memory, place)
+            payload = ArenaPayload(self._arena.memory, place)
             batch = record.check(payload, where="the frame's records")
-            if batch.count > FRAME_RECORDS_COUNT_MAX:
+            count = len(batch.chains)
+            if count > FRAME_RECORDS_COUNT_MAX:
                 raise RemoteProtocolError(
-                    f"a frame of {batch.count} records; at most {FRAME_RECORDS_COUNT_MAX} are "
-                    "allowed"
+                    f"a frame of {count} records; at most {FRAME_RECORDS_COUNT_MAX} are allowed"
                 )
-            self._network.arena.hold(place)
+            self._arena.hold(place)
         self._network.pass_on(mail.pack_arrived(self.source, arrived.head, batch))
 
     def eof_received(self) -> bool:
@@ -174,7 +181,8 @@ class Session(asyncio.BufferedProtocol):
             if self.source.kind == mail.SESSION:
                 self.give_up()
             return
-        sockets.send(self.transport, unsent)
+        if sockets.send(self.transport, unsent):
+            return
         if self.unsent_bytes > SESSION_BEHIND_BYTES and self.source.kind == mail.SESSION:
             self._network.session_behind(self)
 
@@ -457,7 +465,8 @@ class Network:
         region = self._region
         self._take(region.outgoing, region.consensus_bell)
         self._take(region.durable, region.storage_bell)
-        self._drain_backlog()
+        if self._backlog:
+            self._drain_backlog()
         self.received()
         may_sleep = (
             (not self._backlog or region.requests.arm_producer(_size(self._backlog[0])))
@@ -471,28 +480,28 @@ class Network:
         views = ring.consume()
         if not views:
             return
-        places: list[Place] = []
+        places: list[int] = []
         to_flush: set[Session] = set()
         for view in views:
             match view[0]:
                 case mail.MAIL:
                     self._deliver(mail.unpack_mail(view), to_flush, places)
                 case mail.RELEASE:
-                    places.append(mail.unpack_release(view))
+                    places += mail.unpack_release(view)
                 case mail.CLOSE:
                     self._close(mail.unpack_close(view))
                 case mail.PEERS:
                     self._connect(mail.unpack_peers(view))
         for session in to_flush:
             session.flush()
-        for place in places:
-            self.arena.release(place)
+        for offset in places:
+            self.arena.release(offset)
         if ring.release():
             producer_bell.ring()
 
-    def _deliver(self, each: mail.Mail, to_flush: set[Session], places: list[Place]) -> None:
+    def _deliver(self, each: mail.Mail, to_flush: set[Session], places: list[int]) -> None:
         if each.place.size:
-            places.append(each.place)
+            places.append(each.place.offset)
         session = self._session_of(each.to)
         if session is None or not session.is_open:
             return

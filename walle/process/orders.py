@@ -19,7 +19,7 @@ from walle.core.topology import StreamTopology
 from walle.errors import InvariantError
 from walle.ids import NO_WRITER, Position, WriterId
 from walle.messages import U32, U64, codec_of
-from walle.process.mail import Destination, pack_batch, unpack_batch
+from walle.process.mail import Destination, pack_batch, pack_mail, unpack_batch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 ORDER = 20  # consensus to storage
 ENDED = 21  # consensus to storage: nobody waits for that session's reads any more
+FORWARD = 22  # consensus to storage: the mail that follows, once all ordered before it is durable
 RECOVERED = 30  # storage to consensus, at the start
 DAMAGED = 31  # storage to consensus: what must be cut out of a run
 
@@ -60,7 +61,6 @@ _ALL = (
     effects.Fill,
     effects.ReadRecords,
     effects.ReadOldest,
-    effects.Forward,
 )
 _NUMBERS = {action: number for number, action in enumerate(_ALL)}
 _CODECS = {action: codec_of(action) for action in _PLAIN}
@@ -83,11 +83,14 @@ def pack_order(
     inline: bool,
     to_frame: Callable[[Send], tuple[Destination, bytes]],
 ) -> list[Buffer]:
-    """
+    """An action. A `Forward` is mail that storage hands on as it is.
+
     Args:
         inline: whether the records travel in the ring though they lie in the arena.
         to_frame: makes a frame's destination and head of a message.
     """
+    if isinstance(action, effects.Forward):
+        return [bytes([FORWARD]), *pack_mail(*to_frame(action.send))]
     start = _ORDER.pack(ORDER, sequence, _NUMBERS[type(action)])
     match action:
         case effects.Append() | effects.Jump() | effects.Fill():
@@ -112,9 +115,6 @@ def pack_order(
             fixed = _READ_OLDEST.pack(*action[:-1])
             to, head = to_frame(action.send)
             return [start, fixed, _SEND.pack(*to), head]
-        case effects.Forward():
-            to, head = to_frame(action.send)
-            return [start, _SEND.pack(*to), head]
     out = bytearray(start)
     _CODECS[type(action)].encode(action, out)
     return [out]
@@ -139,8 +139,6 @@ def unpack_order(view: memoryview, arena: memoryview) -> Order:
         stream_id, end, before_us, bytes_max = _READ_OLDEST.unpack_from(view, offset)
         send = _unpack_send(view, offset + _READ_OLDEST.size)
         return Order(sequence, effects.ReadOldest(stream_id, end, before_us, bytes_max, send))
-    if cls is effects.Forward:
-        return Order(sequence, effects.Forward(_unpack_send(view, offset)))
     stream_id, skip, ts, nonce, committed_id, chain = _ENTRIES.unpack_from(view, offset)
     batch = unpack_batch(view, offset + _ENTRIES.size, arena)
     if batch is None:

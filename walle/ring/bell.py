@@ -7,7 +7,6 @@ sleeps: a system call and a wake-up cost more than what a busy process does per 
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 
 
 class Bell:
@@ -21,14 +20,17 @@ class Bell:
 
     def ring(self) -> None:
         """Wakes whoever waits for `fd`."""
-        # A counter at its end, which is where the write would block, has been rung.
-        with suppress(BlockingIOError):
+        try:
             os.eventfd_write(self.fd, 1)
+        except BlockingIOError:
+            return  # a counter at its end, which is where the write would block, has been rung
 
     def clear(self) -> None:
         """Makes `fd` unreadable. The sleeper calls it before it looks for its work, never after."""
-        with suppress(BlockingIOError):
+        try:
             os.eventfd_read(self.fd)
+        except BlockingIOError:
+            return  # it is silent
 
     def close(self) -> None:
         """Closes this process's descriptor."""
