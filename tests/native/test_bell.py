@@ -41,6 +41,16 @@ def test_clear_of_a_silent_bell_does_nothing(bell: Bell) -> None:
     assert is_ringing(bell)
 
 
+def test_each_ring_wakes_who_waits_for_edges_though_nobody_clears(bell: Bell) -> None:
+    with select.epoll() as epoll:
+        epoll.register(bell.fd, select.EPOLLIN | select.EPOLLET)
+        for _ in range(3):
+            assert not epoll.poll(0)
+            bell.ring()
+            bell.ring()
+            assert epoll.poll(0)
+
+
 def test_ring_of_a_bell_whose_counter_is_full_does_not_wait(bell: Bell) -> None:
     os.eventfd_write(bell.fd, (1 << 64) - 2)
     bell.ring()

@@ -12,7 +12,8 @@ import os
 class Bell:
     """Rings are not counted: any number before a `clear` is one wake-up.
 
-    fd: becomes readable when the bell is rung, until it is cleared.
+    fd: becomes readable when the bell is rung, until it is cleared. Who waits for it by an
+        edge-triggered epoll need not clear it: each ring is an event, whatever the counter holds.
     """
 
     def __init__(self) -> None:

@@ -89,8 +89,8 @@ def test_what_is_to_be_forwarded_is_mail() -> None:
     view = in_ring(parts)
     assert view[0] == orders.FORWARD
     assert mail.kind_of(view[1:]) == TO.kind
-    found = mail.unpack_mail(view[1:])
-    assert (found.to, found.head, found.records) == (TO, HEAD, b"")
+    expected = mail.Mail(TO, memoryview(HEAD), mail.NOWHERE, memoryview(b""))
+    assert mail.unpack_mail(view[1:]) == expected
 
 
 def test_order_without_its_records_ends_the_process() -> None:
