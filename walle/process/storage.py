@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from walle import frame
@@ -77,7 +78,7 @@ class Storage:
         *,
         scrub_bytes_per_second: int,
     ) -> None:
-        self._loop = loop
+        self._to_network = partial(loop.write, region.durable, region.network_bell)
         self._region = region
         self._store = store
         self._reserve = reserve
@@ -114,7 +115,10 @@ class Storage:
         if self._told_looks != self._reserve.looks:
             self._tell_space()
         self._publish()
-        work = len(views) + self._read_some() + store.remove_some()
+        work = len(views)
+        if self._reads:
+            work += self._read_some()
+        work += store.remove_some()
         if self._scrub_ns <= now:
             self._scrub()
         return work
@@ -289,9 +293,6 @@ class Storage:
             self._to_consensus.append([bytes(part) for part in parts])
         else:
             self._to_network(parts)
-
-    def _to_network(self, parts: list[Any]) -> None:
-        self._loop.write(self._region.durable, self._region.network_bell, parts)
 
     def _publish(self) -> None:
         """Makes visible what was written for the others. What consensus has no room for is kept:

@@ -231,9 +231,10 @@ class Store:
         """Removes a few files of what was trimmed, or keeps them for other use; returns how many.
         The journal does not name them any more: those that a crash leaves are removed when the
         directory is opened."""
-        count = min(len(self._trimmed), REMOVED_AT_ONCE_COUNT)
-        for _ in range(count):
+        count = 0
+        while self._trimmed and count < REMOVED_AT_ONCE_COUNT:
             self._pool.recycle(self._trimmed.popleft())
+            count += 1
         return count
 
     def status(self) -> dict[int, dict[str, int]]:
@@ -307,9 +308,10 @@ class Store:
 
     def _append(self, action: effects.Append) -> None:
         log, batch = self._log(action.stream_id), action.batch
-        before, tail = batch.position_at(batch.first_id + action.skip - 1), log.tail
-        invariant(before == tail, "appends build on the tail", before=before, tail=tail)
-        self._add(log, Kind.RUN, batch, action.skip, before)
+        tail, before_id = log.tail, batch.first_id + action.skip - 1
+        is_next = tail == (before_id, batch.chain_at(before_id))
+        invariant(is_next, "appends build on the tail", before_id=before_id, tail=tail)
+        self._add(log, Kind.RUN, batch, action.skip, tail)
         if action.accepted is not None:
             log.accept(action.accepted)
             self._changed[log] = None
@@ -434,12 +436,12 @@ class Store:
     # --- durability -------------------------------------------------------------------------------
 
     def _sync(self) -> None:
-        self._pool.write_all()
         if self._changed or self._lagging:
             self._sync_what_is_told()
         if not self._changed and not self._has_new_cluster:
             self._sync_data()
             return
+        self._pool.write_all()
         if self._write_journal():
             self._sync_data(self._journal.file)
         else:
@@ -459,7 +461,7 @@ class Store:
                 self._changed[log] = None
 
     def _sync_data(self, *others: File) -> None:
-        """Makes all records executed so far durable; they are written. `others` as well."""
+        """Makes all records executed so far durable, and `others` as well."""
         self._pool.sync(*others)
         for directory in self._directories:
             self._files.sync_directory(directory)
