@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
     from walle.core.connection import Frame
     from walle.native import Buffer
+    from walle.process.turns import TurnSelector
     from walle.ring.bell import Bell
     from walle.ring.region import Region
     from walle.ring.spsc import Ring
@@ -53,6 +54,9 @@ RECONNECT_S_MIN = 0.05
 RECONNECT_S_MAX = 1.0
 SWEEP_S = 0.5
 BACKLOG = 128
+UNPUBLISHED_COUNT_MAX = 16
+"""Frames that consensus sees at once. In a turn with many sessions the first must not wait for all
+of them."""
 
 
 class Session(asyncio.BufferedProtocol):
@@ -135,7 +139,7 @@ class Session(asyncio.BufferedProtocol):
             self.fail(Code.BAD_REQUEST, str(error))
             return
         self._inbox.handled(handled)
-        self._network.received()
+        self._network.pause_or_resume()
 
     def _unfinished(self, data: memoryview, *, is_new: bool) -> None:
         """The frame at the front of the data has not come as a whole."""
@@ -260,15 +264,19 @@ class Link:
 class Network:
     """All sessions of a node, and its ends of the rings.
 
+    Args:
+        selector: of the event loop in which it runs.
+
     Raises:
         ConfigError: the files of TLS are not what they should be.
     """
 
-    def __init__(self, region: Region, tls: Tls | None = None) -> None:
+    def __init__(self, region: Region, selector: TurnSelector, tls: Tls | None = None) -> None:
         self.arena = Arena(region.arena)
         self.client_tls = tls.client_context() if tls is not None else None
         self._server_tls = tls.server_context() if tls is not None else None
         self._region = region
+        self._selector = selector
         self._sessions: dict[int, Session] = {}
         # Each of them is in one of these, the oldest first.
         self._greeting: dict[Session, None] = {}
@@ -279,7 +287,7 @@ class Network:
         self._backlog: deque[list[Buffer]] = deque()
         self._behind: set[Session] = set()
         self._is_paused = False
-        self._needs_publish = False
+        self._unpublished_count = 0
         self._error: BaseException | None = None
 
     async def run(self, listener: socket.socket, stop: asyncio.Event) -> None:
@@ -300,7 +308,9 @@ class Network:
             stop.set()
 
         loop.set_exception_handler(on_exception)
-        loop.add_reader(self._region.network_bell.fd, self._on_bell)
+        loop.add_reader(self._region.network_bell.fd, self._look)
+        self._selector.wait_for_edges(self._region.network_bell.fd)
+        self._selector.at_end = self.publish
         server = await loop.create_server(
             self._accept,
             sock=listener,
@@ -404,7 +414,7 @@ class Network:
                 self.pass_on(mail.pack_closed(number))
         if error is not None:
             log.debug("%s ended: %s", session.source, error)
-        self.received()
+        self.pause_or_resume()
 
     async def _sweep(self) -> None:
         """Ends the sessions whose handshake or frame does not come to its end."""
@@ -430,23 +440,24 @@ class Network:
             if not self._backlog:  # asks for the bell once there is room
                 asyncio.get_running_loop().call_soon(self._look)
             self._backlog.append([bytes(part) for part in parts])
-        self._needs_publish = True
+        self._unpublished_count += 1
+        if self._unpublished_count >= UNPUBLISHED_COUNT_MAX:
+            self.publish()
 
-    def received(self) -> None:
-        """What was received in one go is passed on: makes it visible, and looks for room."""
-        if self._needs_publish:
-            self._needs_publish = False
-            if self._region.requests.publish():
-                self._region.consensus_bell.ring()
-        self._pause_or_resume()
+    def publish(self) -> None:
+        """Makes visible what was passed on. At the end of a turn, so that consensus is woken once
+        for all that came in it."""
+        self._unpublished_count = 0
+        if self._region.requests.publish():
+            self._region.consensus_bell.ring()
 
     def _drain_backlog(self) -> None:
         requests = self._region.requests
         while self._backlog and requests.try_write(*self._backlog[0]):
             self._backlog.popleft()
-            self._needs_publish = True
 
-    def _pause_or_resume(self) -> None:
+    def pause_or_resume(self) -> None:
+        """Reads from sockets or does not, as there is room for what comes."""
         must_pause = bool(self._backlog) or self.arena.is_short
         if must_pause == self._is_paused:
             return
@@ -456,10 +467,6 @@ class Network:
 
     # --- from consensus and storage ---------------------------------------------------------------
 
-    def _on_bell(self) -> None:
-        self._region.network_bell.clear()
-        self._look()
-
     def _look(self) -> None:
         """Handles what the two rings hold, and looks again unless both are empty then."""
         region = self._region
@@ -467,7 +474,8 @@ class Network:
         self._take(region.durable, region.storage_bell)
         if self._backlog:
             self._drain_backlog()
-        self.received()
+            self.publish()  # only then it may wait for more room
+        self.pause_or_resume()
         may_sleep = (
             (not self._backlog or region.requests.arm_producer(_size(self._backlog[0])))
             and region.outgoing.arm_consumer()

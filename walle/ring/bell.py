@@ -10,10 +10,10 @@ import os
 
 
 class Bell:
-    """Rings are not counted: any number before a `clear` is one wake-up.
+    """Rings are not counted: any number before somebody looks is one wake-up.
 
-    fd: becomes readable when the bell is rung, until it is cleared. Who waits for it by an
-        edge-triggered epoll need not clear it: each ring is an event, whatever the counter holds.
+    fd: is waited for by an edge-triggered epoll, to which each ring is an event, whatever the
+        counter holds. So nobody has to read it.
     """
 
     def __init__(self) -> None:
@@ -25,13 +25,6 @@ class Bell:
             os.eventfd_write(self.fd, 1)
         except BlockingIOError:
             return  # a counter at its end, which is where the write would block, has been rung
-
-    def clear(self) -> None:
-        """Makes `fd` unreadable. The sleeper calls it before it looks for its work, never after."""
-        try:
-            os.eventfd_read(self.fd)
-        except BlockingIOError:
-            return  # it is silent
 
     def close(self) -> None:
         """Closes this process's descriptor."""
