@@ -23,6 +23,7 @@ CHUNKS_FREE_MIN = 2
 class Arena:
     """The cursor, and how many frames are held in each chunk.
 
+    is_short: reading from sockets must pause.
     saved_bytes: of all unfinished frames that were saved; whoever reads sockets bounds it.
     """
 
@@ -34,13 +35,9 @@ class Arena:
         self._chunk = 0
         self._held = [0] * (len(memory) // ARENA_CHUNK_BYTES)
         self._free = deque(range(1, len(self._held)))
+        self.is_short = len(self._free) < CHUNKS_FREE_MIN
         # Those of whose frames one was unfinished since the current chunk was begun.
         self._unfinished: set[Inbox] = set()
-
-    @property
-    def is_short(self) -> bool:
-        """Whether reading from sockets must pause."""
-        return len(self._free) < CHUNKS_FREE_MIN
 
     def hold(self, place: Place) -> None:
         """A frame's records lie there; another process reads them."""
@@ -53,6 +50,7 @@ class Arena:
         invariant(held >= 0, "a place is given back once", offset=offset)
         if not held and chunk != self._chunk:
             self._free.append(chunk)
+            self.is_short = len(self._free) < CHUNKS_FREE_MIN
 
     def next_chunk(self) -> None:
         """Moves the cursor to a free chunk; unfinished frames are saved from the old one."""
@@ -63,6 +61,7 @@ class Arena:
             self._free.append(self._chunk)
         invariant(self._free, "reading pauses before the arena is full")
         self._chunk = self._free.pop()
+        self.is_short = len(self._free) < CHUNKS_FREE_MIN
         self.cursor = self._chunk * ARENA_CHUNK_BYTES
         self.chunk_end = self.cursor + ARENA_CHUNK_BYTES
 

@@ -206,7 +206,7 @@ def unpack_mail(view: memoryview) -> Mail:
     return Mail(
         Destination(kind, number),
         view[start:middle],
-        Place(offset, size),
+        Place(offset, size) if size else NOWHERE,
         view[middle : middle + records_size],
     )
 

@@ -33,7 +33,7 @@ from walle.limits import (
 from walle.messages import ROLE_NODE, Failure, Hello
 from walle.process import mail
 from walle.process.arena import Arena, Inbox
-from walle.process.mail import ArenaPayload, Destination
+from walle.process.mail import NOWHERE, ArenaPayload, Destination
 from walle.tls import names as tls_names
 
 if TYPE_CHECKING:
@@ -508,13 +508,13 @@ class Network:
             producer_bell.ring()
 
     def _deliver(self, each: mail.Mail, to_flush: set[Session], places: list[int]) -> None:
-        if each.place.size:
+        if each.place is not NOWHERE:
             places.append(each.place.offset)
         session = self._session_of(each.to)
         if session is None or not session.is_open:
             return
         session.send(each.head)
-        if each.place.size:
+        if each.place is not NOWHERE:
             session.send(ArenaPayload(self.arena.memory, each.place).view())
         elif each.records:
             session.send(each.records)
