@@ -92,14 +92,14 @@ def records_scan(
         count_max: FULL is returned when so many records were read and bytes are left,
         size_max: or at the first record boundary at or behind so many bytes.
     """
-    pointer = _from_buffer(buffer)
-    room = min(count_max, len(pointer) // _HEADER_BYTES)
+    pointer, size = _from_buffer(buffer), len(buffer)
+    room = min(count_max, size // _HEADER_BYTES)
     # One allocation: the chains, and behind them what was found.
     words = _ZERO * (room + _FOUND_COUNT)
     chains = _from_buffer(_WORDS, words)
     entry_id, chain = after or (0, 0)
     lib.walle_records_scan(
-        pointer, len(pointer), after is not None, entry_id, chain, count_max, size_max,
+        pointer, size, after is not None, entry_id, chain, count_max, size_max,
         chains, chains + room,
     )  # fmt: skip
     found = ScanResult(*words[room:])

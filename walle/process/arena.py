@@ -47,8 +47,10 @@ class Arena:
         """That process is done with the place that begins there."""
         chunk = offset // ARENA_CHUNK_BYTES
         held = self._held[chunk] = self._held[chunk] - 1
-        invariant(held >= 0, "a place is given back once", offset=offset)
-        if not held and chunk != self._chunk:
+        if held > 0:
+            return
+        invariant(not held, "a place is given back once", offset=offset)
+        if chunk != self._chunk:
             self._free.append(chunk)
             self.is_short = len(self._free) < CHUNKS_FREE_MIN
 

@@ -179,13 +179,14 @@ class Session(asyncio.BufferedProtocol):
         """Sends what is queued, unless the other side reads too slowly: a node's frames are then
         lost, which the protocol allows for; a client's session ends."""
         unsent, self._unsent = self._unsent, []
-        if not unsent or self.transport is None or self.transport.is_closing():
+        transport = self.transport
+        if not unsent or transport is None or transport.is_closing():
             return
-        if self.unsent_bytes > SESSION_UNSENT_BYTES_MAX:
+        if transport.get_write_buffer_size() > SESSION_UNSENT_BYTES_MAX:
             if self.source.kind == mail.SESSION:
                 self.give_up()
             return
-        if sockets.send(self.transport, unsent):
+        if sockets.send(transport, unsent):
             return
         if self.unsent_bytes > SESSION_BEHIND_BYTES and self.source.kind == mail.SESSION:
             self._network.session_behind(self)

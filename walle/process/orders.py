@@ -143,15 +143,13 @@ def unpack_order(view: memoryview, arena: memoryview) -> Order:
     batch = unpack_batch(view, offset + _ENTRIES.size, arena)
     if batch is None:
         raise InvariantError(f"{cls.__name__} without records")
-    accepted = WriterId(ts, nonce)
+    accepted = WriterId(ts, nonce) if ts else None
+    if cls is effects.Append:
+        return Order(sequence, effects.Append(stream_id, batch, skip, accepted))
     if cls is effects.Fill:
         return Order(sequence, effects.Fill(stream_id, batch))
-    if cls is effects.Append:
-        return Order(sequence, effects.Append(stream_id, batch, skip, accepted if ts else None))
     committed = Position(committed_id, chain)
-    return Order(
-        sequence, effects.Jump(stream_id, batch, skip, committed, accepted if ts else None)
-    )
+    return Order(sequence, effects.Jump(stream_id, batch, skip, committed, accepted))
 
 
 def _unpack_send(view: memoryview, offset: int) -> Send:
