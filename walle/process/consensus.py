@@ -250,8 +250,7 @@ class Consensus:
             destination, head = self._to_frame(send)
             self._mail_frame(destination, head, send.batch)
         if self._arrived:
-            places = [payload.place for payload in self._arrived.values()]
-            self._to_network(mail.pack_release(places))
+            self._to_network(mail.pack_release(self._arrived))
             self._arrived.clear()
         if region.orders.publish():
             region.storage_bell.ring()

@@ -178,7 +178,7 @@ _MAIL = struct.Struct("=BBQIQII")
 class Mail(NamedTuple):
     """A frame to send. Its records lie at `place` in the arena, or follow in the ring, or are none.
 
-    The reader gives `place` back once it has sent them.
+    The reader gives `place` back once it has sent them, unless it is NOWHERE itself.
     """
 
     to: Destination
@@ -211,13 +211,12 @@ def unpack_mail(view: memoryview) -> Mail:
     )
 
 
-def pack_release(places: Iterable[Place]) -> list[Buffer]:
-    offsets = array("Q", [place.offset for place in places])
-    return [bytes([RELEASE]), memoryview(offsets).cast("B")]
+def pack_release(offsets: Iterable[int]) -> list[Buffer]:
+    """The offsets of the places."""
+    return [bytes([RELEASE]), array("Q", offsets).tobytes()]
 
 
 def unpack_release(view: memoryview) -> array[int]:
-    """The offsets of the places."""
     offsets = array("Q")
     offsets.frombytes(view[1:])
     return offsets

@@ -55,8 +55,8 @@ RECONNECT_S_MAX = 1.0
 SWEEP_S = 0.5
 BACKLOG = 128
 UNPUBLISHED_COUNT_MAX = 16
-"""Frames that consensus sees at once. In a turn with many sessions the first must not wait for all
-of them."""
+"""So many frames wait for the end of a turn: with many sessions the first must not wait for all of
+them."""
 
 
 class Session(asyncio.BufferedProtocol):

@@ -55,7 +55,6 @@ from walle.ring.region import (
 
 if TYPE_CHECKING:
     from walle.process.loop import Loop
-    from walle.process.mail import Place
     from walle.ring.region import Region
     from walle.storage.reserve import Reserve
     from walle.storage.store import Store
@@ -105,8 +104,9 @@ class Storage:
             self._confirm_ns = NEVER
         if views or store.is_dirty:
             self._carry_out(views)
-            if region.orders.release():
-                region.consensus_bell.ring()
+        self._publish()
+        if views and region.orders.release():
+            region.consensus_bell.ring()
         if self._confirm_ns == NEVER and store.has_unconfirmed:
             self._confirm_ns = now + CONFIRM_MS * NS_PER_MS
         if self._look_ns <= now:
@@ -114,7 +114,6 @@ class Storage:
             self._look()
         if self._told_looks != self._reserve.looks:
             self._tell_space()
-        self._publish()
         work = len(views)
         if self._reads:
             work += self._read_some()
@@ -165,14 +164,18 @@ class Storage:
         return min(self._confirm_ns, self._scrub_ns)
 
     def _carry_out(self, views: list[memoryview]) -> None:
-        forwards: list[memoryview] = []
+        answers: deque[list[Any]] = deque()
         refused = []
-        places: list[Place] = []
+        places: list[int] = []
         sequence = 0
         for view in views:
             kind = view[0]
             if kind == orders.FORWARD:
-                forwards.append(view[1:])
+                forward = view[1:]
+                if mail.kind_of(forward) == mail.SELF:
+                    self._to_consensus.append([bytes(forward)])
+                else:
+                    answers.append([forward])
                 continue
             if kind == orders.ENDED:
                 self._reads.drop(Destination(mail.SESSION, orders.unpack_ended(view)))
@@ -185,18 +188,23 @@ class Storage:
                 self._store.execute(action)
                 batch = getattr(action, "batch", None)
                 if batch is not None and isinstance(batch.payload, ArenaPayload):
-                    places.append(batch.payload.place)
+                    places.append(batch.payload.place.offset)
+        if places:
+            answers.append(mail.pack_release(places))
+        # They are written before the sync, while the processor's caches are warm, but published
+        # after it: nobody sees them before. Those for which there is no room are written after it,
+        # too, since who waits for room publishes.
+        while answers and self._region.durable.try_write(*answers[0]):
+            answers.popleft()
         if self._store.is_dirty:
             self._store.sync()
         if sequence:  # an order was among them
             self._region.counters[SYNCED] = sequence
-        for forward in forwards:
-            self._hand_on(mail.kind_of(forward), [forward])
+        for parts in answers:
+            self._to_network(parts)
         for read in refused:
             text = f"{READS_QUEUED_SESSION_MAX} reads wait already, or too many of all sessions"
             self._fail(read, Code.BUSY, text)
-        if places:
-            self._to_network(mail.pack_release(places))
 
     # --- reads ------------------------------------------------------------------------------------
 
@@ -285,11 +293,8 @@ class Storage:
     # --- what goes out ----------------------------------------------------------------------------
 
     def _send(self, to: Any, head: bytes, records: list[memoryview]) -> None:
-        self._hand_on(to.kind, mail.pack_mail(to, head, records=records))
-
-    def _hand_on(self, kind: int, parts: list[Any]) -> None:
-        """Mail for a destination of that kind."""
-        if kind == mail.SELF:
+        parts = mail.pack_mail(to, head, records=records)
+        if to.kind == mail.SELF:
             self._to_consensus.append([bytes(part) for part in parts])
         else:
             self._to_network(parts)
