@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import socket
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from walle.limits import (
@@ -33,6 +32,8 @@ _TCP_OPTIONS = (
     ("TCP_USER_TIMEOUT", UNACKNOWLEDGED_MS_MAX),
 )
 
+_CAN_GATHER = hasattr(os, "writev")
+
 
 def set_up(sock: socket.socket) -> None:
     """For a connection that is made: what is sent goes at once, and a peer that is gone is found
@@ -46,16 +47,21 @@ def set_up(sock: socket.socket) -> None:
 
 def send(
     transport: asyncio.WriteTransport, parts: Sequence[bytes | bytearray | memoryview | mmap]
-) -> None:
-    """Writes the parts as one; they need not be kept afterwards.
+) -> bool:
+    """Writes the parts as one; they need not be kept afterwards. Returns whether the system took
+    all of them at once.
 
     What the system takes at once is not copied before: parts may be large. Writing one after the
     other would have the receiver woken for each. (Under TLS what is sent is made anew anyway.)
     """
     sent = 0
-    is_plain = transport.get_extra_info("sslcontext") is None and hasattr(os, "writev")
-    if is_plain and not transport.get_write_buffer_size():
-        with suppress(OSError):  # no room; or an error, which the transport meets as well
+    is_free = not transport.get_write_buffer_size()
+    if is_free and _CAN_GATHER and transport.get_extra_info("sslcontext") is None:
+        try:
             sent = os.writev(transport.get_extra_info("socket").fileno(), parts)
-    if sent < sum(map(len, parts)):
-        transport.write(memoryview(b"".join(parts))[sent:])
+        except OSError:
+            sent = 0  # no room; or an error, which the transport meets as well
+    if sent == sum(map(len, parts)):
+        return True
+    transport.write(memoryview(b"".join(parts))[sent:])
+    return False

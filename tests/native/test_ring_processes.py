@@ -29,6 +29,11 @@ def content_of(index: int) -> bytes:
     return index.to_bytes(8, "little") + CONTENT[mixed % 1_000 :][: mixed >> 24]
 
 
+def wait_for_ring(bell: Bell) -> None:
+    wait_readable(bell.fd)
+    os.eventfd_read(bell.fd)
+
+
 class Link:
     """A ring with a bell at each end, made before the fork."""
 
@@ -67,8 +72,7 @@ def produce(link: Link, count: int, seed: int) -> int:
                 link.consumers_bell.ring()
             if ring.arm_producer(len(message)):
                 sleeps += 1
-                wait_readable(link.producers_bell.fd)
-                link.producers_bell.clear()
+                wait_for_ring(link.producers_bell)
         unpublished -= 1
         if not unpublished:
             unpublished = chance.randrange(1, 64)
@@ -94,8 +98,7 @@ def consume(link: Link, count: int, seed: int) -> int:
             link.producers_bell.ring()
         if not views and ring.arm_consumer():
             sleeps += 1
-            wait_readable(link.consumers_bell.fd)
-            link.consumers_bell.clear()
+            wait_for_ring(link.consumers_bell)
     return sleeps
 
 
@@ -132,8 +135,7 @@ def test_two_processes_taking_turns_lose_no_wake_up() -> None:
     def wait_for_one(ring: Ring, link: Link) -> bytes:
         while not (views := ring.consume()):
             if ring.arm_consumer():
-                wait_readable(link.consumers_bell.fd)
-                link.consumers_bell.clear()
+                wait_for_ring(link.consumers_bell)
         message = bytes(views[0])
         ring.release()
         return message

@@ -21,6 +21,7 @@ from walle.messages import PROTOCOL_VERSION, ROLE_CLIENT, Hello, NodeRecord, Put
 from walle.process.consensus import Consensus
 from walle.process.network import Network
 from walle.process.storage import Storage
+from walle.process.turns import TurnSelector
 from walle.record import Encoder
 from walle.ring.region import Region
 from walle.storage.store import Store
@@ -96,7 +97,7 @@ class OneNode:
         config = NodeConfig("n1", ADDRESSES["n1"], directory, {"n1": ADDRESSES["n1"]})
         self.consensus = Consensus(loop, self.region, config, IDENTITIES["n1"])
         self.consensus.start()
-        self.network = Network(self.region)
+        self.network = Network(self.region, TurnSelector())
         self.region.outgoing.consume()  # whom to connect with, which is left out here
         self.region.outgoing.release()
         self.transport = Transport()
@@ -140,6 +141,7 @@ class OneNode:
             room[:size] = data[:size]
             data = data[size:]
             self._session.buffer_updated(size)
+        self.network.publish()
 
     def _send(self) -> None:
         self.network._take(self.region.outgoing, self.region.consensus_bell)

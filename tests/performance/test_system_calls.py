@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 
 PUTS = 200
-CALLS_MAX = {"network": 8.0, "consensus": 4.0, "storage": 6.5}
+CALLS_MAX = {"network": 6.0, "consensus": 3.0, "storage": 5.5}
 """For one frame that arrives, with a put or a heartbeat. The network process waits, receives, and
-rings; waits, clears its bell, and sends: 6. Consensus waits, clears its bell, and rings if storage
-sleeps: 2 or 3. Storage writes the records and their note, syncs, and rings: 4, or 6 if it slept."""
+rings; waits, and sends: 5. Consensus waits, and rings if storage sleeps: 1 or 2. Storage writes the
+records and their note, syncs, and rings: 4, or 5 if it slept."""
 IDLE_S = 2.0
 IDLE_CALLS_MAX = 60.0
 """A second, by each process, with a few streams and no writer."""

@@ -12,19 +12,17 @@ from __future__ import annotations
 import os
 from array import array
 from mmap import mmap
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from walle.errors import invariant
 from walle.native._core import ffi, lib
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 Buffer: TypeAlias = bytes | bytearray | memoryview | mmap
 
 _from_buffer = ffi.from_buffer
 _WORDS = ffi.typeof("uint64_t[]")
 _LENGTHS = ffi.typeof("uint32_t[]")
+_FILES = ffi.typeof("int[]")
 _ZERO = array("Q", [0])
 _FOUND_COUNT: int = lib.WALLE_RECORDS_FOUND_COUNT
 _HEADER_BYTES: int = lib.WALLE_RECORD_HEADER_SIZE
@@ -94,20 +92,18 @@ def records_scan(
         count_max: FULL is returned when so many records were read and bytes are left,
         size_max: or at the first record boundary at or behind so many bytes.
     """
-    pointer = _from_buffer(buffer)
-    room = min(count_max, len(pointer) // _HEADER_BYTES)
+    pointer, size = _from_buffer(buffer), len(buffer)
+    room = min(count_max, size // _HEADER_BYTES)
     # One allocation: the chains, and behind them what was found.
     words = _ZERO * (room + _FOUND_COUNT)
     chains = _from_buffer(_WORDS, words)
     entry_id, chain = after or (0, 0)
     lib.walle_records_scan(
-        pointer, len(pointer), after is not None, entry_id, chain, count_max, size_max,
+        pointer, size, after is not None, entry_id, chain, count_max, size_max,
         chains, chains + room,
     )  # fmt: skip
-    ffi.release(chains)
-    found = ScanResult._make(words[room:])
-    del words[found.count :]
-    return found, words
+    found = ScanResult(*words[room:])
+    return found, words[: found.count]
 
 
 def records_seek(buffer: Buffer, entry_id: int) -> int:
@@ -198,15 +194,15 @@ def records_encode(
     return records, chains
 
 
-def sync_files(fds: Sequence[int], threads_max: int = 32) -> list[int]:
+def sync_files(fds: list[int], threads_max: int = 16) -> list[int]:
     """Makes the data of all these files durable, several at once.
 
     Returns the errno of each, 0 for a file whose data is on the disk. Whoever gets another value
     must not sync that file again and believe the answer: the system reports a lost write once.
     """
-    errors = ffi.new("int[]", len(fds))
-    lib.walle_sync_files(list(fds), errors, len(fds), threads_max)
-    return list(errors)
+    files = ffi.new(_FILES, fds)
+    lib.walle_sync_files(files, len(fds), threads_max)
+    return ffi.unpack(files, len(fds))  # type: ignore[no-any-return]
 
 
 def set_parent_death_signal(signal: int) -> None:

@@ -19,8 +19,7 @@
 #define STACK_SIZE (256 * 1024)
 
 struct job {
-    const int *fds;
-    int *errors;
+    int *files;
     size_t count;
     atomic_size_t next;
 };
@@ -49,15 +48,15 @@ static void *work(void *argument)
         size_t index = atomic_fetch_add_explicit(&job->next, 1, memory_order_relaxed);
         if (index >= job->count)
             return NULL;
-        job->errors[index] = sync_file(job->fds[index]);
+        job->files[index] = sync_file(job->files[index]);
     }
 }
 
 /* Syncs with up to `threads_max` threads, the caller's among them. Where the system refuses a
  * thread, the others do its work. */
-void walle_sync_files(const int *fds, int *errors, size_t count, size_t threads_max)
+void walle_sync_files(int *files, size_t count, size_t threads_max)
 {
-    struct job job = {.fds = fds, .errors = errors, .count = count};
+    struct job job = {.files = files, .count = count};
     pthread_t threads[WALLE_SYNC_THREADS_MAX];
     size_t wanted = count < threads_max ? count : threads_max;
     size_t made = 0;

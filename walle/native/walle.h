@@ -123,9 +123,9 @@ int walle_ring_release(const walle_ring *ring, uint64_t consumed);
 int walle_ring_arm_consumer(const walle_ring *ring, uint64_t consumed);
 void walle_ring_disarm_consumer(const walle_ring *ring);
 
-/* sync.c: errors[i] becomes the errno of syncing fds[i], 0 if it is on the disk. */
+/* sync.c: files[i] is a descriptor, and becomes the errno of its sync, 0 if it is on the disk. */
 #define WALLE_SYNC_THREADS_MAX 64
-void walle_sync_files(const int *fds, int *errors, size_t count, size_t threads_max);
+void walle_sync_files(int *files, size_t count, size_t threads_max);
 
 /* process.c: returns an errno, 0 if it is done. */
 int walle_process_set_parent_death_signal(int signal);

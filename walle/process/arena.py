@@ -23,6 +23,7 @@ CHUNKS_FREE_MIN = 2
 class Arena:
     """The cursor, and how many frames are held in each chunk.
 
+    is_short: reading from sockets must pause.
     saved_bytes: of all unfinished frames that were saved; whoever reads sockets bounds it.
     """
 
@@ -30,48 +31,45 @@ class Arena:
         self.memory = memory
         self.cursor = 0
         self.saved_bytes = 0
+        self.chunk_end = ARENA_CHUNK_BYTES
         self._chunk = 0
         self._held = [0] * (len(memory) // ARENA_CHUNK_BYTES)
         self._free = deque(range(1, len(self._held)))
+        self.is_short = len(self._free) < CHUNKS_FREE_MIN
+        # Those of whose frames one was unfinished since the current chunk was begun.
         self._unfinished: set[Inbox] = set()
-
-    @property
-    def is_short(self) -> bool:
-        """Whether reading from sockets must pause."""
-        return len(self._free) < CHUNKS_FREE_MIN
-
-    @property
-    def chunk_end(self) -> int:
-        return (self._chunk + 1) * ARENA_CHUNK_BYTES
 
     def hold(self, place: Place) -> None:
         """A frame's records lie there; another process reads them."""
         self._held[place.offset // ARENA_CHUNK_BYTES] += 1
 
-    def release(self, place: Place) -> None:
-        """That process is done with them."""
-        chunk = place.offset // ARENA_CHUNK_BYTES
-        self._held[chunk] -= 1
-        invariant(self._held[chunk] >= 0, "a place is given back once", place=place)
-        if not self._held[chunk] and chunk != self._chunk:
+    def release(self, offset: int) -> None:
+        """That process is done with the place that begins there."""
+        chunk = offset // ARENA_CHUNK_BYTES
+        held = self._held[chunk] = self._held[chunk] - 1
+        if held > 0:
+            return
+        invariant(not held, "a place is given back once", offset=offset)
+        if chunk != self._chunk:
             self._free.append(chunk)
+            self.is_short = len(self._free) < CHUNKS_FREE_MIN
 
     def next_chunk(self) -> None:
         """Moves the cursor to a free chunk; unfinished frames are saved from the old one."""
-        for inbox in list(self._unfinished):
+        for inbox in self._unfinished:
             inbox.save()
+        self._unfinished.clear()
         if not self._held[self._chunk]:
             self._free.append(self._chunk)
         invariant(self._free, "reading pauses before the arena is full")
         self._chunk = self._free.pop()
+        self.is_short = len(self._free) < CHUNKS_FREE_MIN
         self.cursor = self._chunk * ARENA_CHUNK_BYTES
+        self.chunk_end = self.cursor + ARENA_CHUNK_BYTES
 
-    def note_unfinished(self, inbox: Inbox, *, is_unfinished: bool) -> None:
-        """Whether that session's unfinished frame lies in the current chunk."""
-        if is_unfinished:
-            self._unfinished.add(inbox)
-        else:
-            self._unfinished.discard(inbox)
+    def note_unfinished(self, inbox: Inbox) -> None:
+        """That session's unfinished frame lies in the current chunk."""
+        self._unfinished.add(inbox)
 
 
 class Inbox:
@@ -98,15 +96,25 @@ class Inbox:
 
         wanted: the size of the frame that is coming, as far as it is known.
         """
-        arena, have = self._arena, self.size
-        needed = max(wanted, have + RECEIVE_BYTES_MIN)
+        arena = self._arena
+        if self._start < self._end or self._saved:
+            self._continue(wanted)
+        else:
+            if arena.chunk_end - arena.cursor < RECEIVE_BYTES_MIN:
+                arena.next_chunk()
+            self._start = self._end = arena.cursor
+        return arena.memory[arena.cursor : min(arena.chunk_end, arena.cursor + RECEIVE_BYTES_MAX)]
+
+    def _continue(self, wanted: int) -> None:
+        """Has room for the rest of the unfinished frame directly behind it, at the cursor."""
+        arena = self._arena
+        needed = max(wanted, self.size + RECEIVE_BYTES_MIN)
         in_place = self._start < self._end == arena.cursor
         if arena.chunk_end - (self._start if in_place else arena.cursor) < needed:
             arena.next_chunk()  # what has come is saved by that
             in_place = False
         if not in_place:
             self._move_to_cursor()
-        return arena.memory[arena.cursor : min(arena.chunk_end, arena.cursor + RECEIVE_BYTES_MAX)]
 
     def received(self, count: int) -> memoryview:
         """So many bytes have come into the room; returns all that is not handled yet."""
@@ -121,19 +129,19 @@ class Inbox:
     def handled(self, count: int) -> None:
         """The first `count` bytes are handled; the rest is an unfinished frame."""
         self._start += count
-        self._arena.note_unfinished(self, is_unfinished=self._start < self._end)
+        if self._start < self._end:
+            self._arena.note_unfinished(self)
 
     def save(self) -> None:
-        """Copies the unfinished frame out of the arena."""
+        """Copies the unfinished frame, if there is one, out of the arena."""
         self._saved = bytes(self._arena.memory[self._start : self._end])
         self._start = self._end = 0
         self._arena.saved_bytes += len(self._saved)
-        self._arena.note_unfinished(self, is_unfinished=False)
 
     def drop(self) -> None:
-        """The session has ended."""
+        """The session has ended. What it still receives is no part of what came before."""
         self._arena.saved_bytes -= len(self._saved)
-        self._arena.note_unfinished(self, is_unfinished=False)
+        self._start = self._end = self._arena.cursor
         self._saved = b""
 
     def _move_to_cursor(self) -> None:
@@ -143,3 +151,4 @@ class Inbox:
         self._start = arena.cursor
         self._end = arena.cursor = self._start + len(data)
         arena.memory[self._start : self._end] = data
+        arena.note_unfinished(self)

@@ -29,6 +29,7 @@ from walle.process.consensus import Consensus
 from walle.process.loop import Loop
 from walle.process.network import Network
 from walle.process.storage import Storage
+from walle.process.turns import TurnSelector
 from walle.ring.region import PID_CONSENSUS, PID_NETWORK, PID_STORAGE
 from walle.storage.reserve import Reserve
 from walle.storage.store import Store
@@ -117,7 +118,8 @@ def _settle() -> None:
 def run_network(region: Region, listener: socket.socket, tls: Tls | None) -> None:
     """The network process."""
     region.counters[PID_NETWORK] = os.getpid()
-    network = Network(region, tls)
+    selector = TurnSelector()
+    network = Network(region, selector, tls)
 
     async def serve() -> None:
         stop = asyncio.Event()
@@ -125,7 +127,8 @@ def run_network(region: Region, listener: socket.socket, tls: Tls | None) -> Non
         _settle()
         await network.run(listener, stop)
 
-    asyncio.run(serve())
+    with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(selector)) as runner:
+        runner.run(serve())
 
 
 def run_consensus(region: Region, config: NodeConfig, identity: bytes) -> None:

@@ -264,8 +264,7 @@ class Consensus:
             destination, head = self._to_frame(send)
             self._mail_frame(destination, head, send.batch)
         if self._arrived:
-            for payload in self._arrived.values():
-                self._to_network(mail.pack_release(payload.place))
+            self._to_network(mail.pack_release(self._arrived))
             self._arrived.clear()
         if region.orders.publish():
             region.storage_bell.ring()
@@ -280,7 +279,7 @@ class Consensus:
             texts.clear()
 
     def _forward(self, to: Address, heads: bytearray) -> None:
-        self._to_storage(orders.pack_forward(self._sequence, self._destination(to), heads))
+        self._to_storage(orders.pack_forward(self._destination(to), heads))
 
     def _take_place(self, batch: Batch) -> mail.Place:
         """The batch's place in the arena, for its first reader; then, and for what does not lie

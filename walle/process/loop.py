@@ -44,8 +44,9 @@ class Loop:
     def __init__(self, bell: Bell) -> None:
         self.is_stopping = False
         self._bell = bell
-        self._poll = select.poll()
-        self._poll.register(bell.fd, select.POLLIN)
+        # Edge-triggered: each ring wakes once, so the bell need not be cleared.
+        self._epoll = select.epoll()
+        self._epoll.register(bell.fd, select.EPOLLIN | select.EPOLLET)
         signal.signal(signal.SIGTERM, self._on_signal)
 
     def _on_signal(self, _signal: int, _frame: FrameType | None) -> None:
@@ -61,8 +62,8 @@ class Loop:
 
     def sleep(self, ms: float) -> None:
         """Sleeps until the bell rings, but so long at most."""
-        if ms > 0 and self._poll.poll(min(ms, SLEEP_MS_MAX)):
-            self._bell.clear()
+        if ms > 0:
+            self._epoll.poll(min(ms, SLEEP_MS_MAX) / 1_000)
 
     def write(self, ring: Ring, consumer_bell: Bell, parts: list[Buffer]) -> None:
         """Writes one message, not yet visible; waits for room if there is none."""

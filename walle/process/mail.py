@@ -16,7 +16,7 @@ from walle.messages import U32, Codec
 from walle.record import Batch, Bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from walle.native import Buffer
     from walle.record import Payload
@@ -170,13 +170,12 @@ def unpack_closed(view: memoryview) -> int:
 # --- to network -----------------------------------------------------------------------------------
 
 _MAIL = struct.Struct("=BBQIQII")
-_RELEASE = struct.Struct("=BQI")
 
 
 class Mail(NamedTuple):
     """A frame to send. Its records lie at `place` in the arena, or follow in the ring, or are none.
 
-    The reader gives `place` back once it has sent them.
+    The reader gives `place` back once it has sent them, unless it is NOWHERE itself.
     """
 
     to: Destination
@@ -186,10 +185,15 @@ class Mail(NamedTuple):
 
 
 def pack_mail(
-    to: Destination, head: bytes, place: Place = NOWHERE, records: Sequence[Buffer] = ()
+    to: Destination, head: Buffer, place: Place = NOWHERE, records: Sequence[Buffer] = ()
 ) -> list[Buffer]:
     size = sum(len(part) for part in records)
     return [_MAIL.pack(MAIL, *to, len(head), *place, size), head, *records]
+
+
+def kind_of(view: memoryview) -> int:
+    """Of what kind the mail's destination is."""
+    return view[1]
 
 
 def unpack_mail(view: memoryview) -> Mail:
@@ -199,18 +203,20 @@ def unpack_mail(view: memoryview) -> Mail:
     return Mail(
         Destination(kind, number),
         view[start:middle],
-        Place(offset, size),
+        Place(offset, size) if size else NOWHERE,
         view[middle : middle + records_size],
     )
 
 
-def pack_release(place: Place) -> list[Buffer]:
-    return [_RELEASE.pack(RELEASE, *place)]
+def pack_release(offsets: Iterable[int]) -> list[Buffer]:
+    """The offsets of the places."""
+    return [bytes([RELEASE]), array("Q", offsets).tobytes()]
 
 
-def unpack_release(view: memoryview) -> Place:
-    _, offset, size = _RELEASE.unpack_from(view)
-    return Place(offset, size)
+def unpack_release(view: memoryview) -> array[int]:
+    offsets = array("Q")
+    offsets.frombytes(view[1:])
+    return offsets
 
 
 def pack_close(to: Destination) -> list[Buffer]:

@@ -33,7 +33,7 @@ from walle.limits import (
 from walle.messages import ROLE_NODE, Failure, Hello
 from walle.process import mail
 from walle.process.arena import Arena, Inbox
-from walle.process.mail import ArenaPayload, Destination, Place
+from walle.process.mail import NOWHERE, ArenaPayload, Destination
 from walle.tls import names as tls_names
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
     from walle.core.connection import Frame
     from walle.native import Buffer
+    from walle.process.turns import TurnSelector
     from walle.ring.bell import Bell
     from walle.ring.region import Region
     from walle.ring.spsc import Ring
@@ -53,6 +54,9 @@ RECONNECT_S_MIN = 0.05
 RECONNECT_S_MAX = 1.0
 SWEEP_S = 0.5
 BACKLOG = 128
+UNPUBLISHED_COUNT_MAX = 16
+"""So many frames wait for the end of a turn: with many sessions the first must not wait for all of
+them."""
 
 
 class Session(asyncio.BufferedProtocol):
@@ -64,6 +68,7 @@ class Session(asyncio.BufferedProtocol):
         self.unfinished_since_s = time.monotonic()
         self.closed = asyncio.Event()
         self._network = network
+        self._arena = network.arena
         self._connection = connection
         self._inbox = Inbox(network.arena)
         self._wanted = frame.HEADER_BYTES
@@ -111,7 +116,8 @@ class Session(asyncio.BufferedProtocol):
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002
         room = self._inbox.room(self._wanted)
-        self._network.bound_unfinished()
+        if self._arena.saved_bytes:
+            self._network.bound_unfinished()
         return room
 
     def buffer_updated(self, nbytes: int) -> None:
@@ -119,35 +125,40 @@ class Session(asyncio.BufferedProtocol):
         handled = 0
         try:
             for each in self._connection.frames(data):
-                refusal = self._network.admit(self, each) if each.type == HELLO else None
-                if refusal is not None:
+                if each.type == HELLO and (refusal := self._network.admit(self, each)):
                     self._inbox.handled(len(data))
                     self.fail(*refusal)
                     return
                 self._frame_arrived(each, handled)
                 handled = each.end
-            self._wanted = self._connection.wanted(data[handled:])
+            self._wanted = frame.HEADER_BYTES
+            if handled < len(data):
+                self._unfinished(data[handled:], is_new=handled > 0 or len(data) == nbytes)
         except (RemoteProtocolError, CorruptionError) as error:
             self._inbox.handled(len(data))
             self.fail(Code.BAD_REQUEST, str(error))
             return
-        if handled or len(data) == nbytes:
-            self.unfinished_since_s = time.monotonic()
         self._inbox.handled(handled)
-        self._network.received()
+        self._network.pause_or_resume()
+
+    def _unfinished(self, data: memoryview, *, is_new: bool) -> None:
+        """The frame at the front of the data has not come as a whole."""
+        self._wanted = self._connection.wanted(data)
+        if is_new:
+            self.unfinished_since_s = time.monotonic()
 
     def _frame_arrived(self, arrived: Frame, start: int) -> None:
         batch = None
         if arrived.records:
             place = self._inbox.place(start + len(arrived.head), len(arrived.records))
-            payload = ArenaPayload(self._network.arena.memory, place)
+            payload = ArenaPayload(self._arena.memory, place)
             batch = record.check(payload, where="the frame's records")
-            if batch.count > FRAME_RECORDS_COUNT_MAX:
+            count = len(batch.chains)
+            if count > FRAME_RECORDS_COUNT_MAX:
                 raise RemoteProtocolError(
-                    f"a frame of {batch.count} records; at most {FRAME_RECORDS_COUNT_MAX} are "
-                    "allowed"
+                    f"a frame of {count} records; at most {FRAME_RECORDS_COUNT_MAX} are allowed"
                 )
-            self._network.arena.hold(place)
+            self._arena.hold(place)
         self._network.pass_on(mail.pack_arrived(self.source, arrived.head, batch))
 
     def eof_received(self) -> bool:
@@ -168,13 +179,15 @@ class Session(asyncio.BufferedProtocol):
         """Sends what is queued, unless the other side reads too slowly: a node's frames are then
         lost, which the protocol allows for; a client's session ends."""
         unsent, self._unsent = self._unsent, []
-        if not unsent or self.transport is None or self.transport.is_closing():
+        transport = self.transport
+        if not unsent or transport is None or transport.is_closing():
             return
-        if self.unsent_bytes > SESSION_UNSENT_BYTES_MAX:
+        if transport.get_write_buffer_size() > SESSION_UNSENT_BYTES_MAX:
             if self.source.kind == mail.SESSION:
                 self.give_up()
             return
-        sockets.send(self.transport, unsent)
+        if sockets.send(transport, unsent):
+            return
         if self.unsent_bytes > SESSION_BEHIND_BYTES and self.source.kind == mail.SESSION:
             self._network.session_behind(self)
 
@@ -252,15 +265,19 @@ class Link:
 class Network:
     """All sessions of a node, and its ends of the rings.
 
+    Args:
+        selector: of the event loop in which it runs.
+
     Raises:
         ConfigError: the files of TLS are not what they should be.
     """
 
-    def __init__(self, region: Region, tls: Tls | None = None) -> None:
+    def __init__(self, region: Region, selector: TurnSelector, tls: Tls | None = None) -> None:
         self.arena = Arena(region.arena)
         self.client_tls = tls.client_context() if tls is not None else None
         self._server_tls = tls.server_context() if tls is not None else None
         self._region = region
+        self._selector = selector
         self._sessions: dict[int, Session] = {}
         # Each of them is in one of these, the oldest first.
         self._greeting: dict[Session, None] = {}
@@ -271,7 +288,7 @@ class Network:
         self._backlog: deque[list[Buffer]] = deque()
         self._behind: set[Session] = set()
         self._is_paused = False
-        self._needs_publish = False
+        self._unpublished_count = 0
         self._error: BaseException | None = None
 
     async def run(self, listener: socket.socket, stop: asyncio.Event) -> None:
@@ -292,7 +309,9 @@ class Network:
             stop.set()
 
         loop.set_exception_handler(on_exception)
-        loop.add_reader(self._region.network_bell.fd, self._on_bell)
+        loop.add_reader(self._region.network_bell.fd, self._look)
+        self._selector.wait_for_edges(self._region.network_bell.fd)
+        self._selector.at_end = self.publish
         server = await loop.create_server(
             self._accept,
             sock=listener,
@@ -396,7 +415,7 @@ class Network:
                 self.pass_on(mail.pack_closed(number))
         if error is not None:
             log.debug("%s ended: %s", session.source, error)
-        self.received()
+        self.pause_or_resume()
 
     async def _sweep(self) -> None:
         """Ends the sessions whose handshake or frame does not come to its end."""
@@ -422,23 +441,24 @@ class Network:
             if not self._backlog:  # asks for the bell once there is room
                 asyncio.get_running_loop().call_soon(self._look)
             self._backlog.append([bytes(part) for part in parts])
-        self._needs_publish = True
+        self._unpublished_count += 1
+        if self._unpublished_count >= UNPUBLISHED_COUNT_MAX:
+            self.publish()
 
-    def received(self) -> None:
-        """What was received in one go is passed on: makes it visible, and looks for room."""
-        if self._needs_publish:
-            self._needs_publish = False
-            if self._region.requests.publish():
-                self._region.consensus_bell.ring()
-        self._pause_or_resume()
+    def publish(self) -> None:
+        """Makes visible what was passed on. At the end of a turn, so that consensus is woken once
+        for all that came in it."""
+        self._unpublished_count = 0
+        if self._region.requests.publish():
+            self._region.consensus_bell.ring()
 
     def _drain_backlog(self) -> None:
         requests = self._region.requests
         while self._backlog and requests.try_write(*self._backlog[0]):
             self._backlog.popleft()
-            self._needs_publish = True
 
-    def _pause_or_resume(self) -> None:
+    def pause_or_resume(self) -> None:
+        """Reads from sockets or does not, as there is room for what comes."""
         must_pause = bool(self._backlog) or self.arena.is_short
         if must_pause == self._is_paused:
             return
@@ -448,17 +468,15 @@ class Network:
 
     # --- from consensus and storage ---------------------------------------------------------------
 
-    def _on_bell(self) -> None:
-        self._region.network_bell.clear()
-        self._look()
-
     def _look(self) -> None:
         """Handles what the two rings hold, and looks again unless both are empty then."""
         region = self._region
         self._take(region.outgoing, region.consensus_bell)
         self._take(region.durable, region.storage_bell)
-        self._drain_backlog()
-        self.received()
+        if self._backlog:
+            self._drain_backlog()
+            self.publish()  # only then it may wait for more room
+        self.pause_or_resume()
         may_sleep = (
             (not self._backlog or region.requests.arm_producer(_size(self._backlog[0])))
             and region.outgoing.arm_consumer()
@@ -471,33 +489,33 @@ class Network:
         views = ring.consume()
         if not views:
             return
-        places: list[Place] = []
+        places: list[int] = []
         to_flush: set[Session] = set()
         for view in views:
             match view[0]:
                 case mail.MAIL:
                     self._deliver(mail.unpack_mail(view), to_flush, places)
                 case mail.RELEASE:
-                    places.append(mail.unpack_release(view))
+                    places += mail.unpack_release(view)
                 case mail.CLOSE:
                     self._close(mail.unpack_close(view))
                 case mail.PEERS:
                     self._connect(mail.unpack_peers(view))
         for session in to_flush:
             session.flush()
-        for place in places:
-            self.arena.release(place)
+        for offset in places:
+            self.arena.release(offset)
         if ring.release():
             producer_bell.ring()
 
-    def _deliver(self, each: mail.Mail, to_flush: set[Session], places: list[Place]) -> None:
-        if each.place.size:
-            places.append(each.place)
+    def _deliver(self, each: mail.Mail, to_flush: set[Session], places: list[int]) -> None:
+        if each.place is not NOWHERE:
+            places.append(each.place.offset)
         session = self._session_of(each.to)
         if session is None or not session.is_open:
             return
         session.send(each.head)
-        if each.place.size:
+        if each.place is not NOWHERE:
             session.send(ArenaPayload(self.arena.memory, each.place).view())
         elif each.records:
             session.send(each.records)

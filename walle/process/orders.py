@@ -19,7 +19,7 @@ from walle.core.topology import StreamTopology
 from walle.errors import InvariantError
 from walle.ids import NO_WRITER, ORIGIN, Position, WriterId
 from walle.messages import U32, U64, Codec
-from walle.process.mail import Destination, pack_batch, unpack_batch
+from walle.process.mail import Destination, pack_batch, pack_mail, unpack_batch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 ORDER = 20  # consensus to storage
 ENDED = 21  # consensus to storage: nobody waits for that session's reads any more
+FORWARD = 22  # consensus to storage: the mail that follows, once all ordered before it is durable
 RECOVERED = 30  # storage to consensus, at the start
 DAMAGED = 31  # storage to consensus: what must be cut out of a run
 
@@ -42,6 +43,7 @@ _READ = struct.Struct("=QQQIBQB")
 _READ_OLDEST = struct.Struct("=QQQQ")
 _SEND = struct.Struct("=BQ")
 _ENDED = struct.Struct("=BQ")
+_FORWARD = bytes([FORWARD])
 
 _PLAIN = (
     effects.SetCluster,
@@ -62,7 +64,6 @@ _ALL = (
     effects.Fill,
     effects.ReadRecords,
     effects.ReadOldest,
-    effects.Forward,
 )
 _NUMBERS = {action: number for number, action in enumerate(_ALL)}
 _CODECS: dict[type[Any], Codec] = {action: Codec(action) for action in _PLAIN}
@@ -90,6 +91,8 @@ def pack_order(
         take_place: tells where a batch's records are; NOWHERE: they travel in the ring.
         to_frame: makes a frame's destination and head of a message.
     """
+    if type(action) is effects.Forward:
+        return pack_forward(*to_frame(action.send))
     start = _ORDER.pack(ORDER, sequence, _NUMBERS[type(action)])
     if type(action) is effects.Append:  # nearly always; a match takes longer than all the rest
         ts, nonce = action.accepted or NO_WRITER
@@ -102,8 +105,6 @@ def pack_order(
         case effects.Fill(stream_id, batch):
             fixed = _ENTRIES.pack(stream_id, 0, *NO_WRITER, *ORIGIN)
             return pack_batch(start + fixed, batch, take_place(batch))
-        case effects.Forward():
-            return pack_forward(sequence, *to_frame(action.send))
         case effects.ReadRecords():
             fixed = _READ.pack(
                 action.stream_id,
@@ -123,9 +124,10 @@ def pack_order(
     return [start + _CODECS[type(action)].encode(action)]
 
 
-def pack_forward(sequence: int, to: Destination, head: bytes | bytearray) -> list[Buffer]:
-    """A frame to be sent once all that was ordered before is durable; or several, to the same."""
-    return [_ORDER.pack(ORDER, sequence, _NUMBERS[effects.Forward]) + _SEND.pack(*to) + head]
+def pack_forward(to: Destination, head: bytes | bytearray) -> list[Buffer]:
+    """A frame to be sent once all that was ordered before is durable, or several, to the same: mail
+    that storage hands on as it is."""
+    return [b"".join([_FORWARD, *pack_mail(to, head)])]
 
 
 def unpack_order(view: memoryview, arena: memoryview) -> Order:
@@ -147,21 +149,17 @@ def unpack_order(view: memoryview, arena: memoryview) -> Order:
         stream_id, end, before_us, bytes_max = _READ_OLDEST.unpack_from(view, offset)
         send = _unpack_send(view, offset + _READ_OLDEST.size)
         return Order(sequence, effects.ReadOldest(stream_id, end, before_us, bytes_max, send))
-    if cls is effects.Forward:
-        return Order(sequence, effects.Forward(_unpack_send(view, offset)))
     stream_id, skip, ts, nonce, committed_id, chain = _ENTRIES.unpack_from(view, offset)
     batch = unpack_batch(view, offset + _ENTRIES.size, arena)
     if batch is None:
         raise InvariantError(f"{cls.__name__} without records")
-    accepted = WriterId(ts, nonce)
+    accepted = WriterId(ts, nonce) if ts else None
+    if cls is effects.Append:
+        return Order(sequence, effects.Append(stream_id, batch, skip, accepted))
     if cls is effects.Fill:
         return Order(sequence, effects.Fill(stream_id, batch))
-    if cls is effects.Append:
-        return Order(sequence, effects.Append(stream_id, batch, skip, accepted if ts else None))
     committed = Position(committed_id, chain)
-    return Order(
-        sequence, effects.Jump(stream_id, batch, skip, committed, accepted if ts else None)
-    )
+    return Order(sequence, effects.Jump(stream_id, batch, skip, committed, accepted))
 
 
 def _unpack_send(view: memoryview, offset: int) -> Send:

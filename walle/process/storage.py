@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from walle import frame
@@ -54,7 +55,6 @@ from walle.ring.region import (
 
 if TYPE_CHECKING:
     from walle.process.loop import Loop
-    from walle.process.mail import Place
     from walle.ring.region import Region
     from walle.storage.reserve import Reserve
     from walle.storage.store import Store
@@ -77,11 +77,12 @@ class Storage:
         *,
         scrub_bytes_per_second: int,
     ) -> None:
-        self._loop = loop
+        self._to_network = partial(loop.write, region.durable, region.network_bell)
         self._region = region
         self._store = store
         self._reserve = reserve
         self._look_ns = 0
+        self._told_looks = 0
         region.counters[HAS_SPACE] = region.counters[HAS_RESERVE] = True
         self._tell_space()
         self._reads = Reads()
@@ -95,41 +96,42 @@ class Storage:
 
     def do_work(self) -> int:
         """One round: all orders that wait. Then some of the reads, and some trimmed files."""
-        region = self._region
+        region, store = self._region, self._store
         views = region.orders.consume()
-        self._confirm()
-        if views or self._store.is_dirty:
-            self._carry_out(views)
-            if region.orders.release():
-                region.consensus_bell.ring()
-        self._look()
-        self._publish()
-        work = len(views) + self._read_some() + self._store.remove_some()
-        self._scrub()
-        return work
-
-    def _confirm(self) -> None:
-        """Lets the round confirm what was made durable a while ago, if that time has come."""
         now = now_ns()
         if self._confirm_ns <= now:
-            self._store.confirm()
+            store.confirm()
             self._confirm_ns = NEVER
-        if self._confirm_ns == NEVER and self._store.has_unconfirmed:
+        if views or store.is_dirty:
+            self._carry_out(views)
+        self._publish()
+        if views and region.orders.release():
+            region.consensus_bell.ring()
+        if self._confirm_ns == NEVER and store.has_unconfirmed:
             self._confirm_ns = now + CONFIRM_MS * NS_PER_MS
-
-    def _look(self) -> None:
-        """Looks how much of the disk is free, if it is time to."""
-        now = now_ns()
         if self._look_ns <= now:
             self._look_ns = now + LOOK_MS * NS_PER_MS
-            self._reserve.look()
-            if not self._reserve.has_space:
-                self._store.drop_spare()
-        self._tell_space()
+            self._look()
+        if self._told_looks != self._reserve.looks:
+            self._tell_space()
+        work = len(views)
+        if self._reads:
+            work += self._read_some()
+        work += store.remove_some()
+        if self._scrub_ns <= now:
+            self._scrub()
+        return work
+
+    def _look(self) -> None:
+        """Looks how much of the disk is free."""
+        self._reserve.look()
+        if not self._reserve.has_space:
+            self._store.drop_spare()
 
     def _tell_space(self) -> None:
         """Tells consensus, and whoever reads the log, whether there is space."""
         reserve, counters = self._reserve, self._region.counters
+        self._told_looks = reserve.looks
         if counters[HAS_SPACE] and not reserve.has_space:
             log.warning(
                 "the disk is full: %d MiB are free, less than disk_reserve_bytes (%d MiB); no "
@@ -162,36 +164,47 @@ class Storage:
         return min(self._confirm_ns, self._scrub_ns)
 
     def _carry_out(self, views: list[memoryview]) -> None:
-        forwards = []
+        answers: deque[list[Any]] = deque()
         refused = []
-        places: list[Place] = []
+        places: list[int] = []
         sequence = 0
         for view in views:
-            if view[0] == orders.ENDED:
+            kind = view[0]
+            if kind == orders.FORWARD:
+                forward = view[1:]
+                if mail.kind_of(forward) == mail.SELF:
+                    self._to_consensus.append([bytes(forward)])
+                else:
+                    answers.append([forward])
+                continue
+            if kind == orders.ENDED:
                 self._reads.drop(Destination(mail.SESSION, orders.unpack_ended(view)))
                 continue
             sequence, action = orders.unpack_order(view, self._region.arena)
-            if isinstance(action, effects.Forward):
-                forwards.append(action.send)
-            elif isinstance(action, effects.ReadAction):
+            if isinstance(action, effects.ReadAction):
                 if not self._reads.add(_reader_of(action), action):
                     refused.append(action)
             else:
                 self._store.execute(action)
                 batch = getattr(action, "batch", None)
                 if batch is not None and isinstance(batch.payload, ArenaPayload):
-                    places.append(batch.payload.place)
+                    places.append(batch.payload.place.offset)
+        if places:
+            answers.append(mail.pack_release(places))
+        # They are written before the sync, while the processor's caches are warm, but published
+        # after it: nobody sees them before. Those for which there is no room are written after it,
+        # too, since who waits for room publishes.
+        while answers and self._region.durable.try_write(*answers[0]):
+            answers.popleft()
         if self._store.is_dirty:
             self._store.sync()
         if sequence:  # an order was among them
             self._region.counters[SYNCED] = sequence
-        for send in forwards:
-            self._send(send.to, send.message, [])
+        for parts in answers:
+            self._to_network(parts)
         for read in refused:
             text = f"{READS_QUEUED_SESSION_MAX} reads wait already, or too many of all sessions"
             self._fail(read, Code.BUSY, text)
-        for place in places:
-            self._to_network(mail.pack_release(place))
 
     # --- reads ------------------------------------------------------------------------------------
 
@@ -237,10 +250,8 @@ class Storage:
     # --- damage -----------------------------------------------------------------------------------
 
     def _scrub(self) -> None:
-        """Searches on for damage, one step, if it is time for that. What was missed while there was
-        other work is not made up for."""
-        if self._scrub_ns > now_ns():
-            return
+        """Searches on for damage, one step. What was missed while there was other work is not made
+        up for."""
         self._scrub_ns = now_ns() + self._scrub_step_ns
         if self._to_consensus:
             return
@@ -288,18 +299,16 @@ class Storage:
         else:
             self._to_network(parts)
 
-    def _to_network(self, parts: list[Any]) -> None:
-        self._loop.write(self._region.durable, self._region.network_bell, parts)
-
     def _publish(self) -> None:
         """Makes visible what was written for the others. What consensus has no room for is kept:
         it may itself be waiting for room for orders. That is not much, for it is short answers of
         this node to itself; while any wait, nothing is read."""
-        results = self._region.results
-        while self._to_consensus and results.try_write(*self._to_consensus[0]):
-            self._to_consensus.popleft()
-        if results.publish():
-            self._region.consensus_bell.ring()
+        if self._to_consensus:
+            results = self._region.results
+            while self._to_consensus and results.try_write(*self._to_consensus[0]):
+                self._to_consensus.popleft()
+            if results.publish():
+                self._region.consensus_bell.ring()
         if self._region.durable.publish():
             self._region.network_bell.ring()
 

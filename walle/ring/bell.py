@@ -7,13 +7,13 @@ sleeps: a system call and a wake-up cost more than what a busy process does per 
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 
 
 class Bell:
-    """Rings are not counted: any number before a `clear` is one wake-up.
+    """Rings are not counted: any number before somebody looks is one wake-up.
 
-    fd: becomes readable when the bell is rung, until it is cleared.
+    fd: is waited for by an edge-triggered epoll, to which each ring is an event, whatever the
+        counter holds. So nobody has to read it.
     """
 
     def __init__(self) -> None:
@@ -21,14 +21,10 @@ class Bell:
 
     def ring(self) -> None:
         """Wakes whoever waits for `fd`."""
-        # A counter at its end, which is where the write would block, has been rung.
-        with suppress(BlockingIOError):
+        try:
             os.eventfd_write(self.fd, 1)
-
-    def clear(self) -> None:
-        """Makes `fd` unreadable. The sleeper calls it before it looks for its work, never after."""
-        with suppress(BlockingIOError):
-            os.eventfd_read(self.fd)
+        except BlockingIOError:
+            return  # a counter at its end, which is where the write would block, has been rung
 
     def close(self) -> None:
         """Closes this process's descriptor."""

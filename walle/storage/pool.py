@@ -31,10 +31,8 @@ class Pool:
         self._spare = spare
         self._writers: dict[Segment, File] = {}
         self._maps: dict[Segment, memoryview] = {}
-        # What waits in their buffers is to be written.
-        self._buffered: dict[Segment, None] = {}
-        # Written, and not synced yet. They stay open: only the descriptor that wrote is sure to be
-        # told of a failure.
+        # What waits in their buffers is to be written, and what was written is not synced yet. They
+        # stay open: only the descriptor that wrote is sure to be told of a failure.
         self._unsynced: dict[Segment, None] = {}
         # Of these the last sync is not confirmed. The idle ones were not written since `confirm`
         # was called last.
@@ -49,33 +47,27 @@ class Pool:
             self._keep(segment, self._files.create(segment.path, segment.size))
 
     def add(self, segment: Segment, data: bytes | memoryview, last: Position) -> None:
-        """The next bytes of the segment, up to the end of that entry; to be written."""
+        """The next bytes of the segment, up to the end of that entry; to be written and synced."""
+        if segment not in self._unsynced:
+            if len(self._unsynced) >= WRITERS_COUNT_MAX:
+                self.sync()
+            self._unsynced[segment] = None
         segment.buffers.append(data)
         segment.last = last
-        self._buffered[segment] = None
 
-    def write(self, segment: Segment) -> None:
-        """Writes what waits for it; to be synced."""
-        if segment not in self._unsynced and self._is_full:
-            self.sync()
-        self._write(segment)
-        self._unsynced[segment] = None
+    def write(self, segment: Segment) -> File:
+        """Writes what waits for it, if anything does; returns its file."""
+        file = self._writer(segment)
+        if segment.buffers:
+            file.write(segment.buffers, segment.written)
+            segment.written += sum(map(len, segment.buffers))
+            segment.buffers = []
+        return file
 
     def write_all(self) -> None:
-        """Writes what waits for any segment; to be synced."""
-        for segment in list(self._buffered):
+        """Writes what waits for any segment."""
+        for segment in self._unsynced:
             self.write(segment)
-
-    @property
-    def _is_full(self) -> bool:
-        """Whether it is time to sync, before yet another segment is written."""
-        return len(self._unsynced) >= WRITERS_COUNT_MAX
-
-    def _write(self, segment: Segment) -> None:
-        self._writer(segment).write(segment.buffers, segment.written)
-        segment.written += sum(map(len, segment.buffers))
-        segment.buffers = []
-        self._buffered.pop(segment, None)
 
     @property
     def is_dirty(self) -> bool:
@@ -83,7 +75,8 @@ class Pool:
         return bool(self._unsynced)
 
     def sync(self, *others: File) -> None:
-        """Makes all that was written durable, with a note of where it ends; `others` as well."""
+        """Writes what waits and makes all that was written durable, with a note of where it ends;
+        `others` as well."""
         files = [self._note(segment) for segment in self._unsynced]
         files += others
         if files:
@@ -91,11 +84,9 @@ class Pool:
         self._unsynced.clear()
 
     def _note(self, segment: Segment) -> File:
-        """Writes the note of a sync. None may follow before that is done: a crash in between must
-        leave the note before whole."""
-        if segment.buffers:
-            self._write(segment)
-        file = self._writer(segment)
+        """Writes what waits, and the note of a sync. None may follow before that is done: a crash
+        in between must leave the note before whole."""
+        file = self.write(segment)
         note = segment.note = segment.note.following(segment.written, segment.last)
         file.write([note.encode(segment.key)], note.offset)
         self._idle.pop(segment, None)
@@ -119,7 +110,7 @@ class Pool:
         """Lets the next sync confirm the last one of segments that were not written since the call
         before: of those that have waited longest, a few at a time."""
         for segment in list(self._idle)[:CONFIRM_COUNT_MAX]:
-            if self._is_full:
+            if len(self._unsynced) >= WRITERS_COUNT_MAX:
                 break
             del self._idle[segment]
             self._unsynced[segment] = None
@@ -133,7 +124,9 @@ class Pool:
         file = self._writers.pop(segment, None)
         if file is None:
             file = self._files.open(segment.path)
-        self._keep(segment, file)
+            self._keep(segment, file)
+        else:
+            self._writers[segment] = file
         return file
 
     def _keep(self, segment: Segment, file: File) -> None:

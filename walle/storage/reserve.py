@@ -29,6 +29,7 @@ T = TypeVar("T")
 class Reserve:
     """The files of a data directory, with a reserve of `reserve_bytes`. Implements `Files`.
 
+    looks: how often it was looked at; what is told here changes by that alone.
     has_space: whether entries may be stored.
     left_bytes: how much was free when that was last looked at.
     """
@@ -40,6 +41,7 @@ class Reserve:
         self._path = directory / NAME
         self._files = files
         self._is_kept = self._is_whole()
+        self.looks = 1
         self.left_bytes = files.free_bytes(directory)
         self.has_space = self.left_bytes >= reserve_bytes
         self.names = files.names
@@ -65,6 +67,7 @@ class Reserve:
 
         After a lack of space, more than the reserve must be free: else it would come and go.
         """
+        self.looks += 1
         self.left_bytes = self._files.free_bytes(self._directory)
         wanted_bytes = self.reserve_bytes if self.has_space else self.resume_bytes
         self.has_space = self.left_bytes >= wanted_bytes
@@ -78,9 +81,7 @@ class Reserve:
 
     def create(self, path: Path, size: int) -> File:
         """As `Files.create`; gives up the reserve file if it must."""
-        file = self._insist(lambda: self._files.create(path, size))
-        self.look()
-        return file
+        return self._insist(lambda: self._files.create(path, size))
 
     def make_directory(self, path: Path) -> None:
         """As `Files.make_directory`; gives up the reserve file if it must."""
@@ -89,13 +90,16 @@ class Reserve:
     def _insist(self, make: Callable[[], T]) -> T:
         while True:
             try:
-                return make()
+                made = make()
             except OSError as error:
                 if error.errno != errno.ENOSPC:
                     raise
                 if not self._is_kept:
                     text = "no space is left, not even in reserve; free some on the disk"
                     raise OSError(errno.ENOSPC, text, error.filename) from None
+            else:
+                self.look()
+                return made
             self._files.remove(self._path)
             self._is_kept = False
 

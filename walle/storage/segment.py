@@ -125,6 +125,7 @@ class Segment:
 
     size: of the file, in bytes.
     extents_count: how many extents lie in it; without any it is removed.
+    key: which one it is.
     written: the bytes up to here are written.
     buffers: what follows them. They are the caller's, who keeps them until the next sync.
     last: the entry that ends behind all of that.
@@ -137,14 +138,14 @@ class Segment:
     incarnation: int
     size: int
     extents_count: int = 0
+    key: SegmentKey = field(init=False)
     written: int = 0
     buffers: list[bytes | memoryview] = field(default_factory=list)
     last: Position = NO_NOTE.last
     note: Note = NO_NOTE
 
-    @property
-    def key(self) -> SegmentKey:
-        return SegmentKey(self.stream_id, self.number, self.incarnation)
+    def __post_init__(self) -> None:
+        self.key = SegmentKey(self.stream_id, self.number, self.incarnation)
 
     def resume(self, note: Note) -> None:
         """The file was found, with this as its newest note: it goes on behind it."""

@@ -10,7 +10,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from walle.core import effects
-from walle.errors import CorruptionError, invariant
+from walle.errors import CorruptionError, InvariantError, invariant
 from walle.limits import COMMITTED_LAG_ENTRIES_MAX
 from walle.native import records_seek
 from walle.storage import manifest
@@ -115,10 +115,7 @@ class Store:
         The payload of a batch must stay as it is until then.
         """
         try:
-            handler = self._handlers.get(type(action))
-            invariant(handler, "storage executes actions that change it", action=type(action))
-            assert handler is not None  # noqa: S101 - for the type checker
-            handler(action)
+            self._handlers.get(type(action), _refuse)(action)
         except BaseException:
             self._has_failed = True
             raise
@@ -234,9 +231,10 @@ class Store:
         """Removes a few files of what was trimmed, or keeps them for other use; returns how many.
         The journal does not name them any more: those that a crash leaves are removed when the
         directory is opened."""
-        count = min(len(self._trimmed), REMOVED_AT_ONCE_COUNT)
-        for _ in range(count):
+        count = 0
+        while self._trimmed and count < REMOVED_AT_ONCE_COUNT:
             self._pool.recycle(self._trimmed.popleft())
+            count += 1
         return count
 
     def status(self) -> dict[int, dict[str, int]]:
@@ -266,8 +264,8 @@ class Store:
 
     def _log(self, stream_id: int) -> StreamLog:
         log = self._logs.get(stream_id)
-        invariant(log, "a stream begins with its topology", stream_id=stream_id)
-        assert log is not None  # noqa: S101 - for the type checker
+        if log is None:
+            raise InvariantError(f"a stream begins with its topology: stream {stream_id}")
         return log
 
     def _set_cluster(self, action: effects.SetCluster) -> None:
@@ -310,9 +308,10 @@ class Store:
 
     def _append(self, action: effects.Append) -> None:
         log, batch = self._log(action.stream_id), action.batch
-        before = batch.position_at(batch.first_id + action.skip - 1)
-        invariant(before == log.tail, "appends build on the tail", before=before, tail=log.tail)
-        self._add(log, Kind.RUN, batch, action.skip, before)
+        tail, before_id = log.tail, batch.first_id + action.skip - 1
+        is_next = tail == (before_id, batch.chain_at(before_id))
+        invariant(is_next, "appends build on the tail", before_id=before_id, tail=tail)
+        self._add(log, Kind.RUN, batch, action.skip, tail)
         if action.accepted is not None:
             log.accept(action.accepted)
             self._changed[log] = None
@@ -437,17 +436,12 @@ class Store:
     # --- durability -------------------------------------------------------------------------------
 
     def _sync(self) -> None:
-        self._pool.write_all()
-        if any(log.depends_on_data for log in self._changed) or not all(
-            log.is_commit_due for log in self._lagging
-        ):
-            self._sync_data()
-        for log in self._lagging:
-            if log.is_commit_due:
-                self._changed[log] = None
+        if self._changed or self._lagging:
+            self._sync_what_is_told()
         if not self._changed and not self._has_new_cluster:
             self._sync_data()
             return
+        self._pool.write_all()
         if self._write_journal():
             self._sync_data(self._journal.file)
         else:
@@ -455,8 +449,19 @@ class Store:
         self._remove_garbage()
         self._changed = {}
 
+    def _sync_what_is_told(self) -> None:
+        """Makes the records durable first, if the journal must not tell of them before they are.
+        Commit points that lag too far are to be told, if their entries are durable."""
+        if any(log.depends_on_data for log in self._changed) or not all(
+            log.is_commit_due for log in self._lagging
+        ):
+            self._sync_data()
+        for log in self._lagging:
+            if log.is_commit_due:
+                self._changed[log] = None
+
     def _sync_data(self, *others: File) -> None:
-        """Makes all records executed so far durable; they are written. `others` as well."""
+        """Makes all records executed so far durable, and `others` as well."""
         self._pool.sync(*others)
         for directory in self._directories:
             self._files.sync_directory(directory)
@@ -491,3 +496,7 @@ class Store:
                 self._pool.remove(segment)
             self._trimmed += log.trimmed
             log.garbage, log.trimmed = [], []
+
+
+def _refuse(action: Any) -> None:
+    raise InvariantError(f"storage executes actions that change it, and no {type(action).__name__}")

@@ -17,7 +17,7 @@ from __future__ import annotations
 import errno
 import mmap
 import os
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from walle.limits import KIB
 from walle.native import records_follow, sync_files
@@ -120,14 +120,13 @@ class RealFile:
         self.fd = os.open(path, flags | os.O_CLOEXEC, FILE_MODE)
 
     def write(self, buffers: Sequence[bytes | memoryview], offset: int) -> None:
-        while buffers:
-            chunk = buffers[:BUFFERS_COUNT_MAX]
-            size = os.pwritev(self.fd, chunk, offset)
+        end = offset + sum(map(len, buffers))
+        while True:
+            size = os.pwritev(self.fd, buffers[:BUFFERS_COUNT_MAX], offset)
             offset += size
-            if size == sum(map(len, chunk)):
-                buffers = buffers[BUFFERS_COUNT_MAX:]
-            else:
-                buffers = [*_rest(chunk, size), *buffers[BUFFERS_COUNT_MAX:]]
+            if offset == end:
+                return
+            buffers = _rest(buffers, size)
 
     def reload(self, ahead_bytes: int) -> None:
         os.posix_fadvise(self.fd, 0, 0, os.POSIX_FADV_DONTNEED)
@@ -265,7 +264,7 @@ class RealFiles:
         path.unlink(missing_ok=True)
 
     def sync(self, files: Sequence[File]) -> None:
-        ours = cast("Sequence[RealFile]", files)
+        ours: Any = files
         errors = sync_files([file.fd for file in ours])
         for file, error in zip(ours, errors, strict=True):
             if error:

@@ -14,13 +14,14 @@ from walle import frame
 from walle.errors import Code, InvariantError
 from walle.ids import NO_IDENTITY, ORIGIN
 from walle.limits import FRAME_BYTES_MAX, FRAME_RECORDS_COUNT_MAX, KEEPALIVE_COUNT
-from walle.messages import PROTOCOL_VERSION, ROLE_CLIENT, ROLE_NODE, Failure, Hello, Put
+from walle.messages import PROTOCOL_VERSION, ROLE_CLIENT, ROLE_NODE, Failure, Hello, Put, Status
 from walle.process import mail, network
 from walle.process.network import Network
+from walle.process.turns import TurnSelector
 from walle.ring.region import Region
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 
     from walle.record import Batch
 
@@ -41,7 +42,8 @@ class Serving:
 
     def __init__(self, region: Region, address: tuple[str, int]) -> None:
         self.region = region
-        self.network = Network(region)
+        loop: Any = asyncio.get_running_loop()
+        self.network = Network(region, loop._selector)
         self.address = address
         self.stop = asyncio.Event()
         self._writers: list[asyncio.StreamWriter] = []
@@ -76,6 +78,12 @@ class Serving:
                 await asyncio.sleep(0.005)
         assert len(found) == count
         return found
+
+
+def run_turns(test: Coroutine[Any, Any, None]) -> None:
+    """Runs the test in an event loop as the network process has it."""
+    with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(TurnSelector())) as runner:
+        runner.run(test)
 
 
 @asynccontextmanager
@@ -129,7 +137,7 @@ def test_clients_do_not_take_the_places_of_nodes(
             (head,) = await served.arrived(1)
             assert frame.decode_head(head)[1] == NODE
 
-    asyncio.run(run())
+    run_turns(run())
 
 
 def test_a_place_is_free_again_when_a_client_has_gone(
@@ -146,7 +154,7 @@ def test_a_place_is_free_again_when_a_client_has_gone(
             await served.connect(CLIENT)
             await served.arrived(1)
 
-    asyncio.run(run())
+    run_turns(run())
 
 
 def test_who_connects_and_says_nothing_makes_room_for_who_says_hello(
@@ -161,7 +169,7 @@ def test_who_connects_and_says_nothing_makes_room_for_who_says_hello(
             await served.arrived(1)
             assert (await failure_of(silent[0])).code == Code.BUSY
 
-    asyncio.run(run())
+    run_turns(run())
 
 
 def test_a_node_that_connects_again_gets_the_place_of_the_oldest(
@@ -178,7 +186,7 @@ def test_a_node_that_connects_again_gets_the_place_of_the_oldest(
                 await served.arrived(1)
             assert (await failure_of(first)).code == Code.BUSY
 
-    asyncio.run(run())
+    run_turns(run())
 
 
 # --- frames ---------------------------------------------------------------------------------------
@@ -198,7 +206,7 @@ def test_a_frame_of_too_many_records_is_refused(region: Region) -> None:
             assert failure.code == Code.BAD_REQUEST
             assert f"{FRAME_RECORDS_COUNT_MAX + 1} records" in failure.text
 
-    asyncio.run(run())
+    run_turns(run())
 
 
 def test_frames_that_find_no_room_are_passed_on_once_there_is_some(region: Region) -> None:
@@ -216,7 +224,30 @@ def test_frames_that_find_no_room_are_passed_on_once_there_is_some(region: Regio
             await asyncio.sleep(0.1)
             await served.arrived(40)
 
-    asyncio.run(run())
+    run_turns(run())
+
+
+def test_frames_of_all_sessions_become_visible_at_the_end_of_a_turn(
+    region: Region, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So consensus is woken once for all of them, or for so many that none of them waits long."""
+    monkeypatch.setattr(network, "UNPUBLISHED_COUNT_MAX", 3)
+    data = frame.encode_head(Status(0), 1)
+
+    async def run() -> None:
+        async with serving(region) as served:
+            for _ in range(4):
+                await served.connect(CLIENT)
+            await served.arrived(4)
+            visible = []
+            for session in served.network._sessions.values():  # as asyncio does in one turn
+                session.get_buffer(-1)[: len(data)] = data
+                session.buffer_updated(len(data))
+                visible.append(len(region.requests.consume()))
+            assert visible == [0, 0, 3, 0]
+            await served.arrived(1)
+
+    run_turns(run())
 
 
 # --- what is given up -----------------------------------------------------------------------------
@@ -251,7 +282,7 @@ def test_both_ends_look_whether_the_other_is_there(region: Region) -> None:
                     assert sock.getsockopt(socket.IPPROTO_TCP, option) == value
             listener.close()
 
-    asyncio.run(run())
+    run_turns(run())
 
 
 def test_connections_that_are_to_stay_are_not_made_anew(region: Region) -> None:
@@ -285,7 +316,7 @@ def test_connections_that_are_to_stay_are_not_made_anew(region: Region) -> None:
             assert before[1].transport.is_closing()
             listener.close()
 
-    asyncio.run(run())
+    run_turns(run())
 
 
 def test_a_connection_that_does_not_come_about_is_tried_again(
@@ -306,7 +337,7 @@ def test_a_connection_that_does_not_come_about_is_tried_again(
                 for _ in range(3):
                     await attempts.get()
 
-    asyncio.run(run())
+    run_turns(run())
 
 
 # --- the end --------------------------------------------------------------------------------------
@@ -328,7 +359,7 @@ def test_an_error_in_a_callback_ends_the_process(
                 await served.stop.wait()
 
     with pytest.raises(InvariantError, match="cannot be"):
-        asyncio.run(run())
+        run_turns(run())
 
 
 def test_an_error_in_a_task_ends_the_process(
@@ -341,4 +372,4 @@ def test_an_error_in_a_task_ends_the_process(
                 await served.stop.wait()
 
     with pytest.raises(ValueError, match="invalid literal"):
-        asyncio.run(run())
+        run_turns(run())

@@ -20,7 +20,7 @@ from walle.core.node import Recovered
 from walle.core.topology import StreamTopology
 from walle.errors import Code, InvariantError
 from walle.messages import Failure
-from walle.process import orders
+from walle.process import mail, orders
 from walle.process.mail import NOWHERE, ArenaPayload, Destination, Place, RingPayload
 from walle.record import Batch, Bytes
 
@@ -41,7 +41,6 @@ ACTIONS: dict[type[Any], st.SearchStrategy[Any]] = {
         effects.ReadRecords, U64, U64, U64, U32, st.none() | U64, BITS, SENDS
     ),
     effects.ReadOldest: st.builds(effects.ReadOldest, U64, U64, U64, U64, SENDS),
-    effects.Forward: st.builds(effects.Forward, SENDS),
 }
 
 
@@ -66,7 +65,7 @@ def plain(action: Any) -> Any:
 
 
 def test_every_action_has_a_number_and_a_test() -> None:
-    every = set(get_args(Action))
+    every = set(get_args(Action)) - {effects.Forward}  # which is mail
     assert every == set(orders._NUMBERS) == set(ACTIONS)
     assert len(set(orders._NUMBERS.values())) == len(every)
 
@@ -83,6 +82,17 @@ def test_order_comes_out_as_it_went_in(cls: type[Any], data: st.DataObject, sequ
     assert found.sequence == sequence
     assert type(found.action) is cls
     assert plain(found.action) == plain(action)
+
+
+def test_what_is_to_be_forwarded_is_mail() -> None:
+    parts = orders.pack_order(
+        1, effects.Forward(SEND), take_place=lambda _: NOWHERE, to_frame=to_frame
+    )
+    view = in_ring(parts)
+    assert view[0] == orders.FORWARD
+    assert mail.kind_of(view[1:]) == TO.kind
+    expected = mail.Mail(TO, memoryview(HEAD), mail.NOWHERE, memoryview(b""))
+    assert mail.unpack_mail(view[1:]) == expected
 
 
 def test_order_without_its_records_ends_the_process() -> None:

@@ -106,6 +106,36 @@ def test_a_read_waits_for_the_syncs_and_answers_of_its_round(stage: Stage) -> No
     assert stage.sent() == [(2, 0), (1, 8)]
 
 
+def test_an_answer_is_visible_only_after_the_sync(stage: Stage) -> None:
+    seen = []
+    sync = stage.disk.sync
+
+    def look() -> None:
+        seen.append(stage.sent())
+        sync()
+        seen.append(stage.sent())
+
+    stage.disk.sync = look  # type: ignore[method-assign]
+    for number in (1, 2):
+        stage.order(SET)
+        stage.answer(number)
+    stage.storage.do_work()
+    assert seen == [[], []]
+    assert stage.sent() == [(1, 0), (2, 0)]
+
+
+def test_an_answer_without_room_waits_for_it_after_the_sync(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who waits for room makes visible what is written already."""
+    monkeypatch.setattr(stage.region.durable, "try_write", lambda *_parts: False)
+    monkeypatch.setattr(stage.storage, "_to_network", lambda _parts: stage.disk.done.append("sent"))
+    stage.order(SET)
+    stage.answer(1)
+    stage.storage.do_work()
+    assert stage.disk.done == ["SetAccepted", "sync", "sent"]
+
+
 def test_what_is_idle_is_confirmed_in_a_round(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -241,6 +271,7 @@ def test_others_are_told_whether_there_is_space_and_operators_when_that_changes(
     ):
         stage.room.has_space, stage.room.has_reserve = has_space, has_reserve
         stage.room.left_bytes = left_bytes
+        stage.room.look()
         caplog.clear()
         stage.storage.do_work()
         counters = stage.region.counters
