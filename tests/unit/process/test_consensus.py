@@ -162,18 +162,25 @@ def test_what_a_turn_answers_once_it_is_durable_goes_together_to_each_receiver(
         actions += [Forward(Send(to, number, Failure(1, text))) for to in (5, 6, "n1")]
         actions.append(cut)
     running._flush()
-    found: list[Any] = [orders.unpack_order(view, region.arena) for view in region.orders.consume()]
-    forwards = [(order.sequence, order.action.send) for order in found if order.action != cut]
+    sequence = 0
+    forwards: list[tuple[int, mail.Destination, bytes]] = []
+    for view in region.orders.consume():
+        if view[0] == orders.FORWARD:
+            found = mail.unpack_mail(view[1:])
+            forwards.append((sequence, found.to, bytes(found.head)))
+        else:
+            sequence, action = orders.unpack_order(view, region.arena)
+            assert action == cut
     for session in (5, 6):
-        heads = [send.message for _, send in forwards if send.to == (mail.SESSION, session)]
+        heads = [head for _, to, head in forwards if to == (mail.SESSION, session)]
         assert [frame.decode_head(head) for head in _split(b"".join(heads))] == [
             (number, Failure(1, text)) for number, text in enumerate(texts)
         ]
         assert 1 < len(heads) < 5
         assert max(map(len, heads)) <= 2 * FRAME_HEAD_BYTES_MAX, "one message's size is bounded"
-    last = [sequence for sequence, send in forwards if send.to[0] == mail.SESSION][-2:]
+    last = [sequence for sequence, to, _ in forwards if to.kind == mail.SESSION][-2:]
     assert last == [len(texts)] * 2, "behind all that is to be durable first"
-    own = [frame.decode_head(send.message)[0] for _, send in forwards if send.to == (mail.SELF, 0)]
+    own = [frame.decode_head(head)[0] for _, to, head in forwards if to == (mail.SELF, 0)]
     assert own == list(range(len(texts))), "the node itself is told one by one"
 
 
