@@ -14,7 +14,7 @@ from walle.core import effects, quorum
 from walle.core.effects import Send
 from walle.core.question import SharedQuestion
 from walle.errors import Code
-from walle.limits import FETCH_BYTES_MAX, READS_WAITING_MAX
+from walle.limits import ENTRY_ID_MAX, FETCH_BYTES_MAX, READS_WAITING_MAX
 from walle.messages import (
     AskWriter,
     AskWriterReply,
@@ -243,14 +243,15 @@ class Reading:
         history = self._member.history
         first_id = history.origin.entry_id + 1
         read = read._replace(start=read.start or first_id)
-        if not first_id <= read.start <= history.committed.entry_id or not read.bytes_max:
+        end = min(read.end or ENTRY_ID_MAX, history.committed.entry_id + 1)
+        if not first_id <= read.start < end or not read.bytes_max:
             self._context.send(sender, self._reply(), request_id)
         elif (run := history.run_with(read.start)) is not None:
             self._context.outbox.order(
                 effects.ReadRecords(
                     self._member.stream_id,
                     read.start,
-                    min(run.end, history.committed.entry_id + 1, read.start + ENTRIES_AT_ONCE_MAX),
+                    min(run.end, end, read.start + ENTRIES_AT_ONCE_MAX),
                     min(read.bytes_max, FETCH_BYTES_MAX),
                     after=None,
                     aside=False,
