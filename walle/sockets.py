@@ -57,5 +57,10 @@ def send(
     if is_plain and not transport.get_write_buffer_size():
         with suppress(OSError):  # no room; or an error, which the transport meets as well
             sent = os.writev(transport.get_extra_info("socket").fileno(), parts)
-    if sent < sum(map(len, parts)):
-        transport.write(memoryview(b"".join(parts))[sent:])
+    unsent = []
+    for part in parts:
+        if sent < len(part):
+            unsent.append(memoryview(part)[sent:])
+        sent = max(sent - len(part), 0)
+    if unsent:
+        transport.write(b"".join(unsent))

@@ -158,6 +158,16 @@ def test_a_head_can_be_given_other_records(one: bytes, records: bytes) -> None:
     assert header.size == head_size + len(records)
 
 
+@settings(deadline=None)
+@given(any_frames(), REQUEST_IDS)
+def test_a_head_can_be_that_of_another_answer(one: bytes, request_id: int) -> None:
+    head = one[: frame.Header._make(frame.HEADER.unpack_from(one)).head_size]
+    changed = frame.with_request_id(head, request_id)
+    assert frame.decode_head(changed) == (request_id, frame.decode_head(head)[1])
+    header = frame.parse_header(changed, 0, size_max=1 << 21)
+    frame.check_head(changed, header)
+
+
 # --- what does not fit ----------------------------------------------------------------------------
 
 
