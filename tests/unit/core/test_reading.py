@@ -361,6 +361,17 @@ def test_linearizable_read_may_then_wait_for_its_entry() -> None:
     assert bench.answers() == [ReadReply(STREAM, 1, TRUTH.at(5))]
 
 
+def test_full_disk_is_no_reason_to_end_a_read_that_waits_for_the_tails() -> None:
+    bench = MemberBench(TRUTH.held(5, 8))
+    ask(bench, read(1, linearizable=1))
+    bench.member.reading.on_full()
+    assert bench.answers() == []
+    asked = bench.asked(AskWriter)
+    for node in ("n2", "n3"):
+        bench.reply(asked[node], has_tail(5))
+    assert len(bench.actions(ReadRecords)) == 1
+
+
 def test_tail_that_does_not_settle_is_asked_for_again() -> None:
     """A newer claim may have dropped it."""
     bench = MemberBench(TRUTH.held(5, 8))
