@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _FLAGS = attrgetter("flags")
 
-READS_AHEAD = 3
+READS_AHEAD = 2
 """How many pieces a reader asks for beside the one that it waits for."""
 READS_AHEAD_MAX = 8
 """All readers of a client together: a node sends no answers to who does not take them in time."""
