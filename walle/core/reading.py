@@ -92,9 +92,11 @@ class Reading:
             self._wait_for_start(waiting)
 
     def on_commit(self) -> None:
-        """The commit point has moved: whoever waited for it will be served."""
-        if self._waiting:
-            self._context.outbox.at_end(self._key, self._serve)
+        """The commit point has moved: serves whoever waited for it."""
+        committed_id = self._member.history.committed.entry_id
+        for waiting in [*self._waiting.values()]:
+            if waiting.entry_id is not None and waiting.entry_id <= committed_id:
+                self._go_on(waiting)
 
     def on_full(self) -> None:
         """What is committed cannot be taken, for want of space: who waits for it must ask another
@@ -245,23 +247,23 @@ class Reading:
     # --- the answer -------------------------------------------------------------------------------
 
     def _is_due(self, recipient: Recipient, read: Read) -> None:
+        """It can be answered: a node at once, a session at the end of the step."""
+        if isinstance(recipient.to, str):
+            self._answer(read, [recipient])
+            return
         self._due.append((recipient, read))
         self._context.outbox.at_end(self._key, self._serve)
 
     def _serve(self) -> None:
-        """Answers all that can be answered by now. Who wants the same is answered as one: those who
-        follow the stream, most of whom wait for what comes next.
+        """Answers the sessions. Those that want the same are answered as one: they follow the
+        stream, and most of them wait for what comes next.
 
         This is done once for all that has arrived together: the more there is to do, the more of
         them ask in one step, and the more they get by one answer.
         """
-        committed_id = self._member.history.committed.entry_id
-        for waiting in [*self._waiting.values()]:
-            if waiting.entry_id is not None and waiting.entry_id <= committed_id:
-                self._go_on(waiting)
         due, self._due = self._due, []
         asked: Counter[tuple[Read, Address]] = Counter()
-        alike: dict[tuple[Read, Address], list[Recipient]] = {}
+        alike: dict[tuple[Read, int], list[Recipient]] = {}
         for recipient, request in due:
             if not self._context.sessions.is_open(recipient.to):
                 continue
@@ -269,8 +271,7 @@ class Reading:
             # What one session asks for twice is sent to it twice, and counts twice.
             count = asked[read, recipient.to]
             asked[read, recipient.to] += 1
-            group = count if isinstance(recipient.to, int) else recipient.to
-            alike.setdefault((read, group), []).append(recipient)
+            alike.setdefault((read, count), []).append(recipient)
         for (read, _), recipients in alike.items():
             self._answer(read, recipients)
 

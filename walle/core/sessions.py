@@ -26,8 +26,8 @@ class Sessions:
             end()
 
     def is_open(self, whose: Address) -> bool:
-        """Whether somebody is there to be answered; true of a node."""
-        return isinstance(whose, str) or whose in self._endings
+        """Whether that session has not ended."""
+        return whose in self._endings
 
     def add(self, whose: Address, key: Hashable, end: Callable[[], None]) -> None:
         """Calls `end` when that session ends. A node's own requests never end in this way."""

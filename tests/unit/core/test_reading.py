@@ -297,6 +297,17 @@ def test_one_session_that_asks_twice_is_answered_twice() -> None:
     assert (alone.send.to, alone.others) == (first, ())
 
 
+def test_a_node_is_answered_at_once() -> None:
+    """What it asks of itself does not wait for the end of the step: that is where it is taken."""
+    bench = MemberBench(TRUTH.held(5, 8))
+    bench.member.reading.read("n1", 4, read(7, wait_ms=50))
+    bench.member.reading.read("n1", 5, read(5, bytes_max=0))
+    assert [each.request_id for each in bench.context.outbox.own] == [5]
+    commit(bench, 7)
+    bench.member.reading.read("n1", 6, read(1))
+    assert len(bench.context.outbox.actions) == 2
+
+
 def test_many_who_ask_for_a_gap_are_refused_one_by_one() -> None:
     bench = MemberBench(TRUTH.with_gap(2, 6, 8))
     for session in with_sessions(bench, 3):
