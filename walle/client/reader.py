@@ -88,8 +88,7 @@ class Reader:
             WalleError: see `ask_member`.
         """
         while self._until is None or self._start < self._until:
-            self._ask()
-            piece = self._pieces.popleft()
+            piece = self._pieces.popleft() if self._pieces else self._begin(self._start, 0)
             try:
                 answer = await piece.flight.wait()
             finally:
@@ -105,6 +104,7 @@ class Reader:
             self._piece_count = max(batch.count * PIECE_BYTES // batch.payload.size, 1)
             if self._pieces and self._start < piece.end:
                 self._pieces.appendleft(self._begin(self._start, piece.end))
+            self._ask_ahead()
             if self._until is not None and self._start > self._until:
                 return answer, batch, max(self._until - batch.first_id, 0)
             return answer, batch, batch.count
@@ -115,18 +115,14 @@ class Reader:
         while self._pieces:
             self._pieces.popleft().flight.leave()
 
-    def _ask(self) -> None:
-        """Asks for the next piece, if that was not done yet, and for those behind it, as far as it
-        is known that they are there."""
+    def _ask_ahead(self) -> None:
+        """Asks for the next pieces, as far as it is known that they are there."""
         if not self._pieces:
-            known_end = self._start + self._piece_count if self._is_behind(self._start) else 0
-            self._asked_end = known_end
-            self._pieces.append(self._begin(self._start, known_end))
+            self._asked_end = self._start
         while (
             len(self._pieces) <= READS_AHEAD
-            and self._asked_end
             and self._is_behind(self._asked_end)
-            and self._reads.may_read_ahead
+            and (not self._pieces or self._reads.may_read_ahead)
         ):
             end = self._asked_end + self._piece_count
             self._pieces.append(self._begin(self._asked_end, end))
