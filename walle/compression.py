@@ -12,13 +12,16 @@ from typing import TYPE_CHECKING
 import zstandard
 
 from walle.errors import UnreadableEntry
-from walle.limits import COMPRESSED_DATA_BYTES_MIN, ENTRY_DATA_BYTES_MAX
+from walle.limits import COMPRESSED_DATA_BYTES_MIN, ENTRY_DATA_BYTES_MAX, MIB
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from walle.record import Entry
 
 FLAG_ZSTD = 0x01
 LEVEL = 3
+UNPACKED_BYTES = 4 * MIB
 
 
 class Compressor:
@@ -72,6 +75,29 @@ class Decompressor:
                 f"fault; read on from entry {entry.entry_id + 1}"
             )
             raise UnreadableEntry(self._stream, entry.entry_id, text) from error
+
+    def unpack_all(self, entries: list[Entry]) -> Iterator[list[Entry]]:
+        """The same of many, in lists of a bounded size: data may be thousands of times as large as
+        they are stored.
+
+        Raises:
+            UnreadableEntry: behind the last list of those before that entry.
+        """
+        unpacked: list[Entry] = []
+        size = 0
+        try:
+            for entry in entries:
+                unpacked.append(self.unpack(entry))
+                size += len(unpacked[-1].data)
+                if size >= UNPACKED_BYTES:
+                    yield unpacked
+                    unpacked, size = [], 0
+        except UnreadableEntry:
+            if unpacked:
+                yield unpacked
+            raise
+        if unpacked:
+            yield unpacked
 
     def _decode(self, frame: bytes) -> bytes:
         size = zstandard.frame_content_size(frame)

@@ -117,6 +117,16 @@ def with_records(head: bytes, records_size: int) -> bytes:
     return bytes(out)
 
 
+def with_request_id(head: memoryview | bytes, request_id: int) -> bytes:
+    """The same head for the answer to another request."""
+    out = bytearray(head)
+    _TYPE_AND_ID.pack_into(
+        out, _TYPE_OFFSET, *_TYPE_AND_ID.unpack_from(out, _TYPE_OFFSET)[:2], request_id
+    )
+    _CRC.pack_into(out, 0, crc32c(memoryview(out)[4:]))
+    return bytes(out)
+
+
 def request_id_of(head: memoryview | bytes) -> int:
     """The request id of a frame's head."""
     return Header._make(HEADER.unpack_from(head, 0)).request_id

@@ -82,6 +82,8 @@ READS_WAITING_MAX = 1_024
 WATCHES_MAX = 1_024
 TAIL_PAGE_ENTRIES = 8_192
 FETCH_BYTES_MAX = 512 * KIB
+READ_SHARED_BYTES_MAX = 16 * MIB
+"""What one read may make a node send to all who get its answer."""
 BACKFILL_TURNS_MAX = 4
 """How many streams of one node fetch what they lack at the same time."""
 BACKFILL_BYTES_PER_SECOND_DEFAULT = 16 * MIB
@@ -176,6 +178,11 @@ invariant(
     FETCH_BYTES_MAX + ENTRY_DATA_BYTES_MAX + FRAME_HEAD_BYTES_MAX + RING_MESSAGE_BYTES
     <= RING_RESULTS_BYTES // 4,
     "what a node fetches from itself fits a message",
+)
+invariant(
+    FETCH_BYTES_MAX + ENTRY_DATA_BYTES_MAX + 16 * SESSIONS_COUNT_MAX + FRAME_HEAD_BYTES_MAX
+    <= FRAME_BYTES_MAX,
+    "an answer and all who get it have no more room than a frame",
 )
 invariant(
     FETCH_BYTES_MAX // 48 + 2 <= FRAME_RECORDS_COUNT_MAX,

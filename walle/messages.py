@@ -244,6 +244,7 @@ class Read(NamedTuple):
     wait_ms: when nothing from `start` on is committed yet, wait so long for it.
     linearizable: 1: first wait until every entry acknowledged before now is committed here.
     local: 1: only what this member itself holds; a gap is refused instead of fetched.
+    end: the first entry that is not wanted; 0: all are.
     """
 
     stream_id: U64
@@ -252,6 +253,7 @@ class Read(NamedTuple):
     wait_ms: U32
     linearizable: U8
     local: U8
+    end: U64 = 0
 
 
 class ReadReply(NamedTuple):

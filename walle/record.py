@@ -29,18 +29,20 @@ import struct
 from array import array
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from functools import partial
+from itertools import repeat
 from operator import or_
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import xxhash
 
 from walle.errors import CorruptionError, LocalProtocolError
 from walle.ids import NO_WRITER, Position, WriterId
 from walle.limits import ENTRY_DATA_BYTES_MAX
-from walle.native import crc32c, records_encode, records_fit, records_scan
+from walle.native import crc32c, records_encode, records_fields, records_fit, records_scan
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from walle.native import Buffer
 
@@ -96,7 +98,7 @@ class Payload(Protocol):
     def size(self) -> int:
         """Bytes."""
 
-    def detach(self) -> Payload:
+    def detach(self) -> Bytes:
         """The same bytes, to be kept for as long as one likes: copied out of the arena."""
 
     def view(self) -> memoryview:
@@ -193,6 +195,10 @@ class Entry(NamedTuple):
     chain: int
     prev_chain: int
     flags: int = 0
+
+
+_new_entry: Callable[[tuple[Any, ...]], Entry] = partial(tuple.__new__, Entry)
+"""`Entry._make` without a call of Python."""
 
 
 def size_of(data_bytes: int) -> int:
@@ -387,24 +393,22 @@ def decode(buffer: memoryview | bytes, offset: int = 0) -> Entry:
     )
 
 
-def decode_all(buffer: memoryview | bytes) -> Iterator[Entry]:
-    """The entries of consecutive records.
+def decode_all(batch: Batch, count: int | None = None) -> list[Entry]:
+    """The batch's entries; `count`: so many from its first on.
 
-    Raises:
-        CorruptionError: a record fails its CRC, its id or its chain.
+    It is the cheapest way there is in Python: one call of the C core, and nothing that has a name
+    here runs once for each entry.
     """
-    offset = 0
-    expected: Position | None = None
-    while offset < len(buffer):
-        entry = decode(buffer, offset)
-        found = Position(entry.entry_id - 1, entry.prev_chain)
-        if expected is not None and found != expected:
-            raise CorruptionError(
-                "record", offset, expected=f"the successor of {expected}", found=f"that of {found}"
-            )
-        yield entry
-        expected = Position(entry.entry_id, entry.chain)
-        offset += size_of(len(entry.data))
+    data = bytes(batch.payload.detach().data)
+    count = batch.count if count is None else min(count, batch.count)
+    found = records_fields(data, count)
+    ids = range(batch.first_id, batch.first_id + count)
+    writers = repeat(batch.writer) if batch.writer else map(WriterId, *found[-2:])
+    datas = [data[start:end] for start, end in zip(found.starts, found.ends, strict=True)]
+    chains = batch.chains.tolist()
+    before = [batch.prev_chain, *chains]
+    rows = zip(ids, writers, found.times, datas, chains, before, found.flags, strict=False)
+    return list(map(_new_entry, rows))
 
 
 __all__ = [

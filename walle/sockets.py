@@ -63,5 +63,10 @@ def send(
             sent = 0  # no room; or an error, which the transport meets as well
     if sent == sum(map(len, parts)):
         return True
-    transport.write(memoryview(b"".join(parts))[sent:])
+    unsent = []
+    for part in parts:
+        if sent < len(part):
+            unsent.append(memoryview(part)[sent:])
+        sent = max(sent - len(part), 0)
+    transport.write(b"".join(unsent))
     return False

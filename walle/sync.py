@@ -22,8 +22,6 @@ from walle import embedding
 from walle.client import client as asyncio_client
 from walle.client.client import LEASE_MS_DEFAULT
 from walle.client.members import TIMEOUT_S
-from walle.client.reader import read_batches
-from walle.compression import Decompressor
 
 if TYPE_CHECKING:
     import os
@@ -33,7 +31,7 @@ if TYPE_CHECKING:
     from typing import Unpack
 
     from walle.client import writer as asyncio_writer
-    from walle.client.settings import Settings
+    from walle.client.settings import ReadOptions, Settings
     from walle.ids import Position
     from walle.messages import ChangeInfo, NodeRecord, StreamInfo, WriterStatusReply
     from walle.native import Buffer
@@ -261,20 +259,16 @@ class Client:
             raise
         self._loop.run(_exit(claim, None))
 
-    def read(
-        self,
-        name: str,
-        *,
-        start: int | None = None,
-        end: int | None = None,
-        follow: bool = False,
-        node: str | None = None,
-    ) -> Iterator[Entry]:
+    def read(self, name: str, **options: Unpack[ReadOptions]) -> Iterator[Entry]:
         """As `walle.Client.read`."""
-        batches = read_batches(self._client, name, start=start, end=end, follow=follow, node=node)
-        decompressor = Decompressor(name)
+        for entries in self.read_batches(name, **options):
+            yield from entries
+
+    def read_batches(self, name: str, **options: Unpack[ReadOptions]) -> Iterator[list[Entry]]:
+        """As `walle.Client.read_batches`."""
+        batches = self._client.read_batches(name, **options)
         while (entries := self._loop.run(_next(batches))) is not None:
-            yield from map(decompressor.unpack, entries)
+            yield entries
 
 
 def _tell(told: Future[Position], durable: asyncio.Future[Position]) -> None:

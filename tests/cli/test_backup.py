@@ -17,7 +17,7 @@ from tests.cli.test_errors import fail
 from tests.clusters import DevNodes, wait_until
 from tests.unit.making import entries
 from walle.client.backup_file import open_backup
-from walle.client.reader import read_batches
+from walle.client.reader import read_answers
 from walle.record import decode_all
 
 if TYPE_CHECKING:
@@ -54,8 +54,8 @@ def stored(nodes: DevNodes, stream: str, start: int = 1) -> list[Entry]:
     """The stream's entries as they are stored."""
 
     async def read(client: walle.Client) -> list[Entry]:
-        batches = read_batches(client, stream, start=start, end=None, follow=False, node=None)
-        return [entry async for batch in batches for entry in batch]
+        answers = read_answers(client, stream, start=start, end=None)
+        return [entry async for answer, _, _ in answers for entry in answer.entries]
 
     found: list[Entry] = run(nodes, read)
     return found
@@ -68,7 +68,7 @@ def kept(found: list[Entry]) -> list[tuple[int, int, int, bytes]]:
 
 def backed_up(file: str) -> list[Entry]:
     with open_backup(file) as opened:
-        found = [e for batch in opened.batches() for e in decode_all(batch.payload.view())]
+        found = [e for batch in opened.batches() for e in decode_all(batch)]
         assert opened.is_complete
     return found
 

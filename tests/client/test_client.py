@@ -17,7 +17,7 @@ import pytest
 
 import walle
 from tests.clusters import DevNodes, free_ports, wait_trimmed
-from walle.client.reader import read_batches
+from walle.client.reader import read_answers
 from walle.compression import FLAG_ZSTD
 from walle.limits import BATCH_BYTES_MAX, ENTRY_DATA_BYTES_MAX, UNCOMMITTED_ENTRIES_MAX
 from walle.messages import StreamSettings
@@ -173,8 +173,9 @@ def test_bounds_of_arguments(nodes: DevNodes, stream: str) -> None:
 
 async def stored(client: walle.Client, stream: str) -> list[tuple[int, int]]:
     """The flags of each entry, and how many bytes of it are stored."""
-    batches = read_batches(client, stream, start=1, end=None, follow=False, node=None)
-    return [(entry.flags, len(entry.data)) async for entries in batches for entry in entries]
+    answers = read_answers(client, stream, start=1, end=None)
+    found = [entry async for answer, _, _ in answers for entry in answer.entries]
+    return [(entry.flags, len(entry.data)) for entry in found]
 
 
 def test_compression_is_the_streams_or_the_writers_choice(nodes: DevNodes, stream: str) -> None:

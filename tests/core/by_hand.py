@@ -336,7 +336,9 @@ class Stage:
                 disk.sync()
                 self._post(name, action.send, None)
         elif isinstance(action, effects.ReadRecords):
-            self._post(name, action.send, disk.read(action))
+            batch = disk.read(action)
+            for to, request_id in (action.send[:2], *action.others):
+                self._post(name, action.send._replace(to=to, request_id=request_id), batch)
         else:
             disk.execute(action)
 

@@ -224,7 +224,9 @@ def encode_records(entries: list[dict[str, Any]], prev_chain: int) -> tuple[byte
 def spell_records(data: bytes, *, texts: bool = True) -> list[Spelled]:
     """Records field by field; `texts`: their data are text."""
     fields: list[Spelled] = []
-    for entry in record.decode_all(data):
+    if not data:
+        return fields
+    for entry in record.decode_all(record.check(record.Bytes(data), where="a page")):
         start = len(join(fields))
         name = f"entry {entry.entry_id}"
         for field in record.LAYOUT:

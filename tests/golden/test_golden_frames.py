@@ -213,7 +213,7 @@ def test_golden_records_are_checked_and_decoded(batch: dict[str, Any]) -> None:
     assert checked.before == Position(first - 1, batch["prev_chain"])
     assert golden.join(golden.spell_records(data, texts=False)) == data
     decompressor = Decompressor("the file")
-    for entry, plain in zip(record.decode_all(data), batch["entries"], strict=True):
+    for entry, plain in zip(record.decode_all(checked), batch["entries"], strict=True):
         content = bytes.fromhex(plain["data"]) if "data" in plain else plain["text"].encode()
         assert (entry.entry_id, entry.time_us, entry.data, entry.flags) == (
             plain["entry_id"],

@@ -8,7 +8,7 @@ import pytest
 
 from walle import record
 from walle.limits import ENTRY_DATA_BYTES_MAX
-from walle.native import ScanResult
+from walle.native import Fields, ScanResult
 from walle.native._core import ffi, lib
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ def test_sizes_of_the_record_are_those_of_python() -> None:
     assert lib.WALLE_RECORD_CRC_START == record.CRC_START
     assert lib.WALLE_RECORD_CHAIN_START == record.CHAIN_START
     assert lib.WALLE_RECORD_LENGTH_MASK == record.LENGTH_MASK
+    assert lib.WALLE_RECORD_FLAGS_SHIFT == record.FLAGS_SHIFT
     assert lib.WALLE_RECORD_DATA_SIZE_MAX == ENTRY_DATA_BYTES_MAX
 
 
@@ -38,3 +39,9 @@ def test_what_a_scan_found_lies_in_the_order_of_its_result() -> None:
     words = ffi.typeof("enum walle_records_found").relements
     names = [name.removeprefix("WALLE_RECORDS_").lower() for name in sorted(words, key=words.get)]
     assert names == [*ScanResult._fields, "found_count"]
+
+
+def test_fields_lie_in_the_order_of_their_columns() -> None:
+    words = ffi.typeof("enum walle_fields").relements
+    names = [name.removeprefix("WALLE_FIELDS_").lower() for name in sorted(words, key=words.get)]
+    assert names == [*Fields._fields, "count"]

@@ -19,6 +19,7 @@ from walle.native import (
     FilePlace,
     crc32c,
     records_encode,
+    records_fields,
     records_fit,
     records_follow,
     records_scan,
@@ -271,6 +272,22 @@ def test_seek_finds_each_record_and_no_other(run: Run) -> None:
     for entry_id in (0, first - 1, first + len(run.offsets), twins.MASK_64):
         assert records_seek(run.data, entry_id) == -1
         assert twins.records_seek(run.data, entry_id) == -1
+
+
+@settings(deadline=None)
+@given(run=runs)
+def test_fields_are_those_of_their_twin(run: Run) -> None:
+    for count in (len(run.offsets), len(run.offsets) // 2):
+        assert records_fields(run.data, count) == twins.records_fields(run.data, count)
+
+
+def test_fields_of_no_more_records_than_there_are() -> None:
+    run = make_run([20, 20, 20])
+    for data, count in ((run.data, 4), (run.data[:-1], 3), (b"", 1), (bytes(200), 1)):
+        with pytest.raises(InvariantError, match="so many records are there"):
+            records_fields(data, count)
+    with pytest.raises(InvariantError):
+        records_fields(changed(run, 0, "length", 0xFF_FFFF), 1)
 
 
 def test_seek_does_not_leave_the_buffer() -> None:

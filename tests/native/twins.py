@@ -11,8 +11,8 @@ from array import array
 from collections import deque
 from typing import TYPE_CHECKING
 
-from walle.native import FilePlace, ScanResult
-from walle.record import HEADER, HEADER_BYTES, Stop
+from walle.native import Fields, FilePlace, ScanResult
+from walle.record import FLAGS_SHIFT, HEADER, HEADER_BYTES, LENGTH_MASK, Stop
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -162,6 +162,20 @@ def records_seek(buffer: bytes, entry_id: int) -> int:
             return offset
         offset += record_size(buffer[offset:])
     return -1
+
+
+def records_fields(buffer: bytes, count: int) -> Fields:
+    """For consecutive good records only."""
+    fields = Fields(*(array("Q") for _ in Fields._fields))
+    offset = 0
+    for _ in range(count):
+        _, _, length, _, writer_ts, writer_nonce, time_us = HEADER.unpack_from(buffer, offset)
+        start = offset + HEADER_BYTES
+        values = start, start + (length & LENGTH_MASK), length >> FLAGS_SHIFT, time_us
+        for column, value in zip(fields, (*values, writer_ts, writer_nonce), strict=True):
+            column.append(value)
+        offset += record_size(buffer[offset:])
+    return fields
 
 
 def records_search(buffer: bytes, first_id: int) -> int:

@@ -17,7 +17,8 @@ from walle.config import NodeConfig
 from walle.core import effects
 from walle.core.effects import Promise
 from walle.ids import CLUSTER_STREAM_NAME, NO_IDENTITY, ORIGIN, STREAM_CLUSTER
-from walle.messages import PROTOCOL_VERSION, ROLE_CLIENT, Hello, NodeRecord, Put
+from walle.limits import FETCH_BYTES_MAX
+from walle.messages import PROTOCOL_VERSION, ROLE_CLIENT, Hello, NodeRecord, Put, Read
 from walle.process.consensus import Consensus
 from walle.process.network import Network
 from walle.process.storage import Storage
@@ -31,12 +32,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from walle.process.network import Session
     from walle.record import Batch
 
 STREAM = 7
 IDENTITIES = {f"n{number}": bytes([number]) * 16 for number in (1, 2, 3)}
 ADDRESSES = {node: f"127.0.0.1:{10 + number}" for number, node in enumerate(IDENTITIES)}
 LEASE_MS = 60_000
+HELLO = frame.encode_head(Hello(PROTOCOL_VERSION, ROLE_CLIENT, NO_IDENTITY, "", NO_IDENTITY), 1)
 
 
 class Transport:
@@ -63,6 +66,17 @@ class Transport:
 
     def close(self) -> None:
         self._socket.close()
+
+
+def feed(session: Session, data: bytes) -> None:
+    """The session receives that."""
+    left = memoryview(data)
+    while left:
+        room = session.get_buffer(-1)
+        size = min(len(room), len(left))
+        room[:size] = left[:size]
+        left = left[size:]
+        session.buffer_updated(size)
 
 
 def make_directory(directory: Path) -> None:
@@ -101,14 +115,11 @@ class OneNode:
         self.region.outgoing.consume()  # whom to connect with, which is left out here
         self.region.outgoing.release()
         self.transport = Transport()
-        self._session = self.network._accept()
-        transport: Any = self.transport
-        self._session.connection_made(transport)
+        self._session = self._connect(self.transport)
+        self._followers: list[tuple[Session, Transport]] = []
         self._encoder = Encoder(W1, ORIGIN)
         self._transmission = 0
-        self._frame = frame.encode_head(
-            Hello(PROTOCOL_VERSION, ROLE_CLIENT, NO_IDENTITY, "", NO_IDENTITY), 1
-        )
+        self._frame = HELLO
         self.steps: dict[str, Callable[[], object]] = {
             "network receives": self._receive,
             "consensus": self.consensus.do_work,
@@ -133,14 +144,37 @@ class OneNode:
         for step in self.steps.values():
             step()
 
+    def _connect(self, transport: Any) -> Session:
+        session = self.network._accept()
+        session.connection_made(transport)
+        return session
+
+    def add_followers(self, count: int) -> None:
+        """So many connect."""
+        for _ in range(count):
+            transport = Transport()
+            self._followers.append((self._connect(transport), transport))
+            feed(self._followers[-1][0], HELLO)
+        self.network.publish()
+        self.consensus.do_work()
+        self._send()
+
+    def follow(self) -> None:
+        """They all wait for what is not committed yet."""
+        start = self._encoder.tail.entry_id + 1
+        read = Read(STREAM, start, FETCH_BYTES_MAX, 10_000, linearizable=0, local=0)
+        for number, (session, transport) in enumerate(self._followers):
+            transport.sent.clear()
+            feed(session, frame.encode_head(read, number))
+        self.network.publish()
+        self.consensus.do_work()
+
+    def answers(self) -> list[list[bytes]]:
+        """What each of them was sent since then."""
+        return [transport.sent for _, transport in self._followers]
+
     def _receive(self) -> None:
-        data = memoryview(self._frame)
-        while data:
-            room = self._session.get_buffer(-1)
-            size = min(len(room), len(data))
-            room[:size] = data[:size]
-            data = data[size:]
-            self._session.buffer_updated(size)
+        feed(self._session, self._frame)
         self.network.publish()
 
     def _send(self) -> None:
@@ -148,7 +182,8 @@ class OneNode:
         self.network._take(self.region.durable, self.region.storage_bell)
 
     def close(self) -> None:
-        self.transport.close()
+        for transport in (self.transport, *(each for _, each in self._followers)):
+            transport.close()
         self.store.close()
         self.region.close()
 

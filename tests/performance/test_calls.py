@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import sys
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 from tests.performance.one_node import one_node
 
@@ -19,6 +20,9 @@ CALLS_MAX = {
     "network sends": 46,
 }
 """Of Python functions and of built-in ones, for one put; a few more than there are."""
+FOLLOWERS = 50
+FOLLOWER_CALLS_MAX = {"network receives": 0, "consensus": 34, "storage": 6, "network sends": 37}
+"""The same, for one more that is sent what is committed."""
 
 TOGETHER = 30
 CALLS_TOGETHER_MAX = {"consensus": 124, "storage": 63, "network sends": 10}
@@ -72,3 +76,24 @@ def test_batches_that_come_together_cost_less(tmp_path: Path) -> None:
     for name, most in CALLS_TOGETHER_MAX.items():
         each = min(costs[name]) / TOGETHER
         assert each <= most, f"{name}: {each} calls for a put"
+
+
+def test_many_followers_share_what_is_read(tmp_path: Path) -> None:
+    costs: dict[int, dict[str, int]] = {}
+    for count in (1, FOLLOWERS):
+        with one_node(tmp_path / str(count)) as node:
+            node.add_followers(count)
+            node.follow()
+            batch = node.put(100, 1_000)
+            node.run()
+            assert not any(node.answers()), "nothing is committed yet"
+            node.put(1, 10)  # it tells that they are
+            with patch.object(node.store, "read", wraps=node.store.read) as read:
+                costs[count] = {name: calls_of(step) for name, step in node.steps.items()}
+            assert read.call_count == 1, "one read for all of them"
+            for answers in node.answers():
+                (sent,) = answers
+                assert sent.endswith(batch.payload.view())
+    for name, calls in costs[1].items():
+        each = (costs[FOLLOWERS][name] - calls) / (FOLLOWERS - 1)
+        assert each <= FOLLOWER_CALLS_MAX[name], f"{name}: {each:.1f} calls for a follower more"

@@ -17,7 +17,7 @@ from tests.process.load import STREAM, Load, check_history, run_under_load
 from walle.core.effects import ReadRecords, Send
 from walle.limits import FETCH_BYTES_MAX
 from walle.messages import Read, ReadReply
-from walle.record import decode_all
+from walle.record import Bytes, check, decode_all
 from walle.storage.notes import RECORDS_START
 from walle.storage.store import Store
 from walle.storage.vfs import RealFiles
@@ -82,7 +82,7 @@ def read_from(nodes: DevNodes, name: str, stream: str = STREAM) -> list[bytes]:
                 ask = Read(info.stream_id, len(found) + 1, FETCH_BYTES_MAX, 1_000, 0, local=0)
                 _, batch = await client.ask(ask, ReadReply, addresses=[address])
                 if batch is not None:
-                    found += [entry.data for entry in decode_all(batch.payload.view())]
+                    found += [entry.data for entry in decode_all(batch)]
         return found
 
     return asyncio.run(read())
@@ -125,7 +125,7 @@ def records_of(directory: Path) -> dict[str, bytes]:
         while start < run.end:
             wanted = ReadRecords(state.stream_id, start, run.end, 1 << 20, None, False, NOBODY)
             page = b"".join(store.read(wanted))
-            start += sum(1 for _ in decode_all(page))
+            start += check(Bytes(page), where="the disk").count
             records += page
         held[state.name] = records
     while store.scrubber.passes_count == 0:

@@ -32,7 +32,7 @@ TARGET = Path("/target")
 def dumped(files: SimulatedFiles, wanted: IdRange = EVERYTHING) -> tuple[list[int], list[IdRange]]:
     """The ids of the entries that come, and the missing ranges."""
     dump = Dump(opened(files), STREAM, wanted)
-    ids = [entry.entry_id for batch in dump.batches() for entry in decode_all(batch.payload.view())]
+    ids = [entry.entry_id for batch in dump.batches() for entry in decode_all(batch)]
     return ids, dump.missing
 
 

@@ -47,12 +47,12 @@ def write(path: Path, *runs: Batch, header: Header = HEADER) -> bytes:
 def read(path: Path) -> tuple[list[Entry], BackupFile]:
     """The entries, and the file as it was known when all had been taken."""
     with open_backup(str(path)) as file:
-        found = [entry for batch in file.batches() for entry in decode_all(batch.payload.view())]
+        found = [entry for batch in file.batches() for entry in decode_all(batch)]
     return found, file
 
 
 def history(*batches: Batch) -> list[Entry]:
-    return [entry for batch in batches for entry in decode_all(batch.payload.view())]
+    return [entry for batch in batches for entry in decode_all(batch)]
 
 
 ALL = history(FIRST, SECOND)

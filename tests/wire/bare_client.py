@@ -328,7 +328,8 @@ def read_all(session: Session, stream_id: int) -> list[tuple[Position, bytes]]:
     entries: list[tuple[Position, bytes]] = []
     after, end, linearizable = Position(0, 0), 1, 1
     while after.entry_id < end:
-        message = struct.pack("<QQIIBB", stream_id, after.entry_id + 1, 1 << 19, 0, linearizable, 0)
+        wanted = stream_id, after.entry_id + 1, 1 << 19, 0, linearizable, 0, 0
+        message = struct.pack("<QQIIBBQ", *wanted)
         reply = session.ask(READ, message, READ_REPLY)
         if linearizable:
             _, first_id, end, _ = reply.take("QQQQ")

@@ -12,7 +12,7 @@ from tests.wire.peer import Answer, Peer, make_batch
 from walle.errors import Code
 from walle.ids import Position, WriterId
 from walle.messages import ClaimReply, Failure, NodeAddress
-from walle.record import decode_all
+from walle.record import Bytes, check, decode_all
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -65,7 +65,10 @@ def test_a_node_answers_as_the_document_shows(tmp_path: Path) -> None:
             records = b""
             if request.records:
                 assert writer is not None
-                contents = [entry.data for entry in decode_all(request.records)]
+                contents = [
+                    entry.data
+                    for entry in decode_all(check(Bytes(request.records), where="the page"))
+                ]
                 batch = make_batch(writer, last, *contents)
                 records, last = bytes(batch.payload.view()), batch.last
             message: Message = type(request.message)(*map(adapted, request.message))

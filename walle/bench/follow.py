@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import time
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from walle.bench.worker import now_ns, run
@@ -13,6 +14,10 @@ if TYPE_CHECKING:
     from walle.bench.latency import Tally
     from walle.bench.worker import Course, Part
     from walle.client.client import Client
+
+
+_TIME_US = attrgetter("time_us")
+_DATA = attrgetter("data")
 
 
 async def follow_all(client: Client, part: Part, course: Course) -> None:
@@ -31,10 +36,10 @@ async def follow_all(client: Client, part: Part, course: Course) -> None:
 
 async def _follow(client: Client, name: str, start: int, tally: Tally) -> None:
     """An entry was due when its writer put it, by the entry's own time."""
-    epoch_ns = time.time_ns() - now_ns()
-    async for entry in client.read(name, start=start, follow=True):
-        put_ns = entry.time_us * 1_000 - epoch_ns
-        tally.done(put_ns, now_ns(), count=1, size_bytes=len(entry.data))
+    epoch_us = (time.time_ns() - now_ns()) // 1_000
+    async for entries in client.read_batches(name, start=start, follow=True):
+        size_bytes = sum(map(len, map(_DATA, entries)))
+        tally.delivered(list(map(_TIME_US, entries)), epoch_us, now_ns(), size_bytes)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from hdrh.histogram import HdrHistogram
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
 LATENCY_US_MAX = 3_600 * 1_000_000
 SIGNIFICANT_DIGITS = 3
@@ -92,7 +92,7 @@ class Tally:
         self._failed_counts: Counter[str] = Counter()
         self._done_count = 0
         self._done_bytes = 0
-        self._counts_by_us: dict[int, int] = {}
+        self._counts_by_us: Counter[int] = Counter()
 
     def due(self, due_ns: int, count: int) -> None:
         """So many entries are due then."""
@@ -107,7 +107,21 @@ class Tally:
         if self.begin_ns <= due_ns < self.end_ns:
             self._ended_count += count
             latency_us = (now_ns - due_ns) // 1_000
-            self._counts_by_us[latency_us] = self._counts_by_us.get(latency_us, 0) + count
+            self._counts_by_us[latency_us] += count
+
+    def delivered(
+        self, puts_us: Sequence[int], epoch_us: int, now_ns: int, size_bytes: int
+    ) -> None:
+        """Entries that were put at these times, in microseconds since `epoch_us`, have come now.
+        No step of it is made once for each entry in Python."""
+        if self.begin_ns <= now_ns < self.end_ns:
+            self._done_count += len(puts_us)
+            self._done_bytes += size_bytes
+        begin_us, end_us = (ns // 1_000 + epoch_us for ns in (self.begin_ns, self.end_ns))
+        if min(puts_us) < begin_us or max(puts_us) >= end_us:
+            puts_us = [put_us for put_us in puts_us if begin_us <= put_us < end_us]
+        self._ended_count += len(puts_us)
+        self._counts_by_us.update(map((now_ns // 1_000 + epoch_us).__sub__, puts_us))
 
     def failed(self, due_ns: int, count: int, error: BaseException) -> None:
         """So many entries that were due then have failed."""
@@ -123,7 +137,7 @@ class Tally:
             "bytes": self._done_bytes,
             "latencies": latencies.encode(),
         }
-        self._counts_by_us = {}
+        self._counts_by_us = Counter()
         self._done_count = self._done_bytes = 0
         return taken
 

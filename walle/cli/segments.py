@@ -284,7 +284,7 @@ def _print_entries(
     decompressor = Decompressor(dumped.state.name)
     out, count = sys.stdout.buffer, 0
     for batch in dumped.batches():
-        for entry in decode_all(batch.payload.view()):
+        for entry in decode_all(batch):
             out.write(describe(decompressor.unpack(entry)) + b"\n")
         count += batch.count
         show(count)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import time
-from itertools import islice
 from typing import TYPE_CHECKING
 
 from walle.client.backup_file import Header, open_backup
-from walle.client.reader import read_batches, read_records
+from walle.client.reader import read_answers
 from walle.errors import Refused
 from walle.ids import IdRange
 from walle.record import decode_all
@@ -58,7 +57,7 @@ async def back_up(
         file.find_end()
         _check_history(file, info, committed)
         before_id, end = file.tail.entry_id, committed.entry_id + 1
-        async for batch, _ in read_records(client, name, start=before_id + 1, end=end):
+        async for _, batch, _ in read_answers(client, name, start=before_id + 1, end=end):
             if batch.before != file.tail:
                 raise _differing(file, info)
             file.append(batch)
@@ -73,7 +72,8 @@ async def _find_origin(client: Client, info: StreamInfo, committed: Position) ->
     first_id = info.first_entry_id
     if committed.entry_id < first_id:
         return committed
-    batch, _ = await anext(read_records(client, info.name, start=first_id, end=first_id + 1))
+    answers = read_answers(client, info.name, start=first_id, end=first_id + 1)
+    _, batch, _ = await anext(answers)
     return batch.before
 
 
@@ -146,8 +146,7 @@ def survey(
 
 def _find_later(batch: Batch, until_us: int) -> Entry | None:
     """The first entry of a later time."""
-    entries = decode_all(batch.payload.view())
-    return next((entry for entry in entries if entry.time_us > until_us), None)
+    return next((entry for entry in decode_all(batch) if entry.time_us > until_us), None)
 
 
 async def make_stream(client: Client, name: str, file: BackupFile) -> None:
@@ -181,11 +180,9 @@ async def put_backup(client: Client, writer: Writer, file: BackupFile, wanted: I
             "restored; name a new stream"
         )
     entries = _entries(file, wanted)
-    batches = read_batches(
-        client, writer.stream, start=held.start, end=held.end, follow=False, node=None
-    )
-    async for batch in batches:
-        for found, entry in zip(batch, entries, strict=False):
+    answers = read_answers(client, writer.stream, start=held.start, end=held.end)
+    async for answer, _, count in answers:
+        for found, entry in zip(answer.entries[:count], entries, strict=False):
             if _content(found) != _content(entry):
                 raise Refused(
                     f"entry {found.entry_id} of {writer.stream} is another one than that of "
@@ -201,7 +198,7 @@ async def put_backup(client: Client, writer: Writer, file: BackupFile, wanted: I
 def _entries(file: BackupFile, wanted: IdRange) -> Iterator[Entry]:
     """The file's entries before the end of `wanted`, as they are stored."""
     for batch in file.batches():
-        yield from islice(decode_all(batch.payload.view()), wanted.end - batch.first_id)
+        yield from decode_all(batch, wanted.end - batch.first_id)
         if batch.last_id + 1 >= wanted.end:
             return  # what follows may be damaged
 

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from walle.client.links import Links
 from walle.client.members import REQUEST_S, TIMEOUT_S, ask_member
 from walle.client.reader import read_batches
+from walle.client.reads import Reads
 from walle.client.session import Session, open_session
 from walle.client.writer import Writer
-from walle.compression import Decompressor, make_compressor
+from walle.compression import make_compressor
 from walle.config import parse_address
 from walle.errors import (
     Busy,
@@ -61,7 +62,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from typing import Unpack
 
-    from walle.client.settings import Settings
+    from walle.client.settings import ReadOptions, Settings
     from walle.messages import Message, NodeAddress, NodeRecord
     from walle.record import Batch, Entry
     from walle.tls import Tls
@@ -91,6 +92,7 @@ class Client:
         self._opening: dict[str, asyncio.Lock] = {}
         self._preferred = self._seeds[0]
         self._streams: dict[str, StreamInfo] = {}
+        self.reads = Reads(self)
         self.cluster_id = NO_IDENTITY
 
     @property
@@ -100,6 +102,7 @@ class Client:
 
     async def close(self) -> None:
         """Ends all connections."""
+        self.reads.close()
         sessions = list(self._sessions.values())
         self._sessions.clear()
         await asyncio.gather(self.links.close(), *(session.close() for session in sessions))
@@ -508,35 +511,33 @@ class Client:
 
     # --- reading ----------------------------------------------------------------------------------
 
-    async def read(
-        self,
-        name: str,
-        *,
-        start: int | None = None,
-        end: int | None = None,
-        follow: bool = False,
-        node: str | None = None,
-    ) -> AsyncGenerator[Entry, None]:
+    async def read(self, name: str, **options: Unpack[ReadOptions]) -> AsyncGenerator[Entry, None]:
         """Committed entries, in order, from `start` on.
 
         Without `follow` the read is linearizable: it ends behind the last entry that was
         acknowledged before it began, or before `end`. With `follow` it goes on for ever.
 
         Args:
-            start: None: the first entry that is not trimmed.
-            end: the first entry id that is not wanted.
-            node: the id of the one member to be read; it then serves only what it holds itself.
+            options: which entries, and of whom; see `walle.client.settings`.
 
         Raises:
             UnknownStream: there is no such stream, or it was deleted.
             UnreadableEntry: an entry's data cannot be decoded.
             Trimmed: the next entry was trimmed; it tells from where on reading is possible.
         """
-        decompressor = Decompressor(name)
-        batches = read_batches(self, name, start=start, end=end, follow=follow, node=node)
-        async for entries in batches:
-            for entry in entries:  # one by one: all at once might be thousands of times as large
-                yield decompressor.unpack(entry)
+        async for entries in self.read_batches(name, **options):
+            for entry in entries:
+                yield entry
+
+    def read_batches(
+        self, name: str, **options: Unpack[ReadOptions]
+    ) -> AsyncGenerator[list[Entry], None]:
+        """As `read`, but as many entries at once as there are, which costs less for each.
+
+        A list has an entry at least. Followers of a stream that belong to one client share what
+        comes, so many of them cost little more than one.
+        """
+        return read_batches(self, name, **options)
 
     async def committed(self, name: str) -> Position:
         """The stream's commit point: all that was acknowledged before this call is below it."""

@@ -10,6 +10,7 @@ from itertools import count
 from typing import TYPE_CHECKING, cast
 
 from walle import frame, record, sockets
+from walle.client.inbox import Inbox
 from walle.config import parse_address
 from walle.core.connection import Connection
 from walle.errors import (
@@ -50,7 +51,7 @@ def now_ns() -> int:
     return time.clock_gettime_ns(clock)
 
 
-class Session(asyncio.Protocol):
+class Session(asyncio.BufferedProtocol):
     """An open connection to one node.
 
     channels: who gets the answers that no request waits for, such as those to puts, by the request
@@ -66,7 +67,7 @@ class Session(asyncio.Protocol):
         self.on_pause: Callable[[bool], None] = lambda _is_paused: None
         self.closed = asyncio.Event()
         self._connection = Connection(is_node=False)
-        self._received = bytearray()
+        self._inbox = Inbox()
         self._answers: dict[int, asyncio.Future[tuple[Message, Batch | None]]] = {}
         self._transport: asyncio.Transport | None = None
         self._error: WalleError | None = None
@@ -124,7 +125,7 @@ class Session(asyncio.Protocol):
             self._transport.abort()
             await self.closed.wait()
 
-    # --- asyncio.Protocol -------------------------------------------------------------------------
+    # --- asyncio.BufferedProtocol -----------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
@@ -137,14 +138,17 @@ class Session(asyncio.Protocol):
     def resume_writing(self) -> None:
         self.on_pause(False)
 
-    def data_received(self, data: bytes) -> None:
-        self._received += data
-        handled = 0
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002
+        return self._inbox.room()
+
+    def buffer_updated(self, nbytes: int) -> None:
+        data = self._inbox.received(nbytes)
+        if data is None:
+            return
         try:
-            with memoryview(self._received) as view:
-                arrived = [
-                    (each.end, *self._decode(each)) for each in self._connection.frames(view)
-                ]
+            arrived = [(each.end, *self._decode(each)) for each in self._connection.frames(data)]
+            handled = arrived[-1][0] if arrived else 0
+            self._inbox.handled(handled, self._connection.wanted(data[handled:]))
         except RemoteProtocolError as error:
             what = "breaks the protocol" if self.welcome is not None else "is no WALLE node"
             self._fail(RemoteProtocolError(f"{self.address} {what}: {error}"))
@@ -152,19 +156,15 @@ class Session(asyncio.Protocol):
         except CorruptionError as error:
             self._fail(error)
             return
-        for end, request_id, message, batch in arrived:
-            handled = end
+        for _, request_id, message, batch in arrived:
             self._dispatch(request_id, message, batch)
-        del self._received[:handled]
 
     def _decode(self, each: Frame) -> tuple[int, Message, Batch | None]:
         request_id, message = each.message()
-        records, head = bytes(each.records), each.head
-        head.release()
-        each.records.release()
-        if not records:
+        if not each.records:
             return request_id, message, None
-        return request_id, message, record.check(Bytes(records), where=f"from {self.address}")
+        records = Bytes(bytes(each.records))
+        return request_id, message, record.check(records, where=f"from {self.address}")
 
     def _dispatch(self, request_id: int, message: Message, batch: Batch | None) -> None:
         answer = self._answers.get(request_id)

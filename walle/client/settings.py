@@ -1,4 +1,5 @@
-"""What may be chosen for a stream, as the clients take it: by name, and nothing that is not."""
+"""What may be chosen for a stream, or a read, as the clients take it: by name, and nothing that is
+not."""
 
 from __future__ import annotations
 
@@ -23,3 +24,19 @@ class Settings(TypedDict, total=False):
     replicas: int
     lease_min_ms: int
     lease_max_ms: int
+
+
+class ReadOptions(TypedDict, total=False):
+    """The keywords of `Client.read` and `Client.read_batches`.
+
+    start: the first wanted entry; None: the first that is not trimmed.
+    end: the first entry id that is not wanted; None: all are.
+    follow: goes on for ever, with each entry that is committed.
+    node: the id of the one member to be read, which then serves only what it holds itself; None:
+        whichever answers.
+    """
+
+    start: int | None
+    end: int | None
+    follow: bool
+    node: str | None

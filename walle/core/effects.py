@@ -17,6 +17,8 @@ from walle.ids import NO_IDENTITY, NO_WRITER, Position, WriterId
 from walle.messages import U32, U64, Identity, NodeRecord
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable
+
     from walle.messages import Message
     from walle.record import Batch
 
@@ -31,6 +33,13 @@ class Send(NamedTuple):
     request_id: int
     message: Message
     batch: Batch | None = None
+
+
+class Recipient(NamedTuple):
+    """Who gets the same answer as another, and to which request."""
+
+    to: Address
+    request_id: int
 
 
 class Promise(NamedTuple):
@@ -162,6 +171,7 @@ class ReadRecords(NamedTuple):
 
     after: the chain that `start`'s record must build on; None: any.
     aside: look into aside runs too.
+    others: who gets the same answer. They are sessions, each of them once.
     """
 
     stream_id: U64
@@ -171,6 +181,7 @@ class ReadRecords(NamedTuple):
     after: int | None
     aside: bool
     send: Send
+    others: tuple[Recipient, ...] = ()
 
 
 class ReadOldest(NamedTuple):
@@ -238,6 +249,11 @@ class Outbox:
         self.sequence = 0
         self.synced = 0
         self._node_id = node_id
+        self._last: dict[Hashable, Callable[[], None]] = {}
+
+    def at_end(self, key: Hashable, action: Callable[[], None]) -> None:
+        """Calls `action` at the end of the step, once, however often that is said with this key."""
+        self._last[key] = action
 
     def send(
         self, to: Address, message: Message, request_id: int = 0, batch: Batch | None = None
@@ -269,8 +285,16 @@ class Outbox:
         """Something an operator may want to know, in a sentence; never once per put."""
         self.notes.append(text)
 
+    def end_step(self) -> None:
+        """Does what is to be done at the end."""
+        while self._last:
+            last, self._last = self._last, {}
+            for action in last.values():
+                action()
+
     def take(self) -> tuple[list[Send], list[Action]]:
-        """The messages and actions collected since the last call."""
+        """The messages and actions collected since the last call; ends the step."""
+        self.end_step()
         taken = self.own + self.sends, self.actions
         self.own, self.sends, self.actions = [], [], []
         return taken

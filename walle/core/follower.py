@@ -127,7 +127,7 @@ class Follower:
     def _apply(self, batch: Batch) -> None:
         if batch.before != self._applied and batch.first_id != self._begins_at:
             raise InvariantError(f"/cluster: {batch.before} follows {self._applied}")
-        for entry in decode_all(batch.payload.view()):
+        for entry in decode_all(batch):
             self._applied = Position(entry.entry_id, entry.chain)
             record = self._cluster.apply(entry.entry_id, entry.data)
             if record is not None:

@@ -8,13 +8,19 @@ before the read began.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from walle.core import effects, quorum
-from walle.core.effects import Send
+from walle.core.effects import Recipient, Send
 from walle.core.question import SharedQuestion
 from walle.errors import Code
-from walle.limits import FETCH_BYTES_MAX, READS_WAITING_MAX
+from walle.limits import (
+    ENTRY_ID_MAX,
+    FETCH_BYTES_MAX,
+    READ_SHARED_BYTES_MAX,
+    READS_WAITING_MAX,
+)
 from walle.messages import (
     AskWriter,
     AskWriterReply,
@@ -25,7 +31,7 @@ from walle.messages import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from walle.core.calls import Call
     from walle.core.context import Context
@@ -68,11 +74,13 @@ class Reading:
         self._count = 0
         self._tails: SharedQuestion[int | None] = SharedQuestion(self._ask_tails)
         self._late_call: Call | None = None
+        self._key = ("reads", member.stream_id)
+        self._due: list[tuple[Recipient, Read]] = []
 
     def read(self, sender: Address, request_id: int, read: Read) -> None:
         """Answers a Read: at once, or when what it waits for is committed."""
         if not read.linearizable and not self._must_wait(read):
-            self._answer(sender, request_id, read)
+            self._is_due(Recipient(sender, request_id), read)
             return
         waiting = self._begin(sender, request_id, read)
         if waiting is None:
@@ -106,6 +114,9 @@ class Reading:
         for waiting in [*self._waiting.values()]:
             self._end(waiting)
             self._context.send(waiting.sender, failure, waiting.request_id)
+        due, self._due = self._due, []
+        for recipient, _ in due:
+            self._context.send(recipient.to, failure, recipient.request_id)
 
     # --- waiting ----------------------------------------------------------------------------------
 
@@ -161,7 +172,7 @@ class Reading:
 
     def _finish(self, waiting: Waiting) -> None:
         self._end(waiting)
-        self._answer(waiting.sender, waiting.request_id, waiting.read)
+        self._is_due(Recipient(waiting.sender, waiting.request_id), waiting.read)
 
     def _give_up(self, waiting: Waiting) -> None:
         self._end(waiting)
@@ -235,33 +246,67 @@ class Reading:
 
     # --- the answer -------------------------------------------------------------------------------
 
+    def _is_due(self, recipient: Recipient, read: Read) -> None:
+        """It can be answered: a node at once, a session at the end of the step."""
+        if isinstance(recipient.to, str):
+            self._answer(read, [recipient])
+            return
+        self._due.append((recipient, read))
+        self._context.outbox.at_end(self._key, self._serve)
+
+    def _serve(self) -> None:
+        """Answers the sessions. Those that want the same are answered as one: they follow the
+        stream, and most of them wait for what comes next.
+
+        This is done once for all that has arrived together: the more there is to do, the more of
+        them ask in one step, and the more they get by one answer.
+        """
+        due, self._due = self._due, []
+        asked: Counter[tuple[Read, Address]] = Counter()
+        alike: dict[tuple[Read, int], list[Recipient]] = {}
+        for recipient, request in due:
+            if not self._context.sessions.is_open(recipient.to):
+                continue
+            read = request._replace(wait_ms=0, linearizable=0)
+            # What one session asks for twice is sent to it twice, and counts twice.
+            count = asked[read, recipient.to]
+            asked[read, recipient.to] += 1
+            alike.setdefault((read, count), []).append(recipient)
+        for (read, _), recipients in alike.items():
+            self._answer(read, recipients)
+
     def _reply(self) -> ReadReply:
         history = self._member.history
         return ReadReply(self._member.stream_id, history.origin.entry_id + 1, history.committed)
 
-    def _answer(self, sender: Address, request_id: int, read: Read) -> None:
+    def _answer(self, read: Read, to: Sequence[Recipient]) -> None:
         history = self._member.history
         first_id = history.origin.entry_id + 1
         read = read._replace(start=read.start or first_id)
-        if not first_id <= read.start <= history.committed.entry_id or not read.bytes_max:
-            self._context.send(sender, self._reply(), request_id)
+        end = min(read.end or ENTRY_ID_MAX, history.committed.entry_id + 1)
+        if not first_id <= read.start < end or not read.bytes_max:
+            for each in to:
+                self._context.send(each.to, self._reply(), each.request_id)
         elif (run := history.run_with(read.start)) is not None:
             self._context.outbox.order(
                 effects.ReadRecords(
                     self._member.stream_id,
                     read.start,
-                    min(run.end, history.committed.entry_id + 1, read.start + ENTRIES_AT_ONCE_MAX),
-                    min(read.bytes_max, FETCH_BYTES_MAX),
+                    min(run.end, end, read.start + ENTRIES_AT_ONCE_MAX),
+                    min(read.bytes_max, FETCH_BYTES_MAX, READ_SHARED_BYTES_MAX // len(to)),
                     after=None,
                     aside=False,
-                    send=Send(sender, request_id, self._reply()),
+                    send=Send(*to[0], self._reply()),
+                    others=tuple(to[1:]),
                 )
             )
         elif read.local:
             gap = next(gap for gap in history.gaps() if gap.start <= read.start < gap.end)
-            self._refuse_gap(sender, request_id, gap)
+            for each in to:
+                self._refuse_gap(each.to, each.request_id, gap)
         else:
-            self._read_elsewhere(sender, request_id, read)
+            for each in to:
+                self._read_elsewhere(each.to, each.request_id, read)
 
     def _refuse_gap(self, to: Address, request_id: int, gap: IdRange) -> None:
         text = (

@@ -25,6 +25,10 @@ class Sessions:
         for end in self._endings.pop(session, {}).values():
             end()
 
+    def is_open(self, whose: Address) -> bool:
+        """Whether that session has not ended."""
+        return whose in self._endings
+
     def add(self, whose: Address, key: Hashable, end: Callable[[], None]) -> None:
         """Calls `end` when that session ends. A node's own requests never end in this way."""
         if not isinstance(whose, str):

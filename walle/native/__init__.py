@@ -25,6 +25,7 @@ _LENGTHS = ffi.typeof("uint32_t[]")
 _FILES = ffi.typeof("int[]")
 _ZERO = array("Q", [0])
 _FOUND_COUNT: int = lib.WALLE_RECORDS_FOUND_COUNT
+_FIELD_COUNT: int = lib.WALLE_FIELDS_COUNT
 _HEADER_BYTES: int = lib.WALLE_RECORD_HEADER_SIZE
 _RECORD_BYTES_MAX: int = _HEADER_BYTES + lib.WALLE_RECORD_DATA_SIZE_MAX
 
@@ -114,6 +115,39 @@ def records_seek(buffer: Buffer, entry_id: int) -> int:
     """
     pointer = _from_buffer(buffer)
     return lib.walle_records_seek(pointer, len(pointer), entry_id)  # type: ignore[no-any-return]
+
+
+class Fields(NamedTuple):
+    """What consecutive records hold: a column for each field, a row for each record.
+
+    starts, ends: where in the buffer the data begin and end.
+    """
+
+    starts: array[int]
+    ends: array[int]
+    flags: array[int]
+    times: array[int]
+    writer_ts: array[int]
+    writer_nonces: array[int]
+
+
+def records_fields(buffer: Buffer, count: int) -> Fields:
+    """What `count` records hold.
+
+    Args:
+        buffer: consecutive records that were checked, so many at least; only their headers are
+            read.
+
+    Raises:
+        InvariantError: there are fewer.
+    """
+    pointer = _from_buffer(buffer)
+    words = _ZERO * (_FIELD_COUNT * count)
+    found = lib.walle_records_fields(pointer, len(pointer), count, _from_buffer(_WORDS, words))
+    invariant(found == count, "so many records are there", count=count, found=found)
+    return Fields._make(
+        words[count * column : count * (column + 1)] for column in range(_FIELD_COUNT)
+    )
 
 
 def records_search(buffer: Buffer, first_id: int) -> int:

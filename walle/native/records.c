@@ -159,6 +159,31 @@ int64_t walle_records_seek(const uint8_t *data, size_t size, uint64_t entry_id)
     return -1;
 }
 
+/* What `count` consecutive good records hold, of which only headers are read: where the data of each
+ * begins and ends, and some fields. Returns how many records there are, at most `count`.
+ *
+ * fields: room for WALLE_FIELDS_COUNT columns of `count` words. */
+size_t walle_records_fields(const uint8_t *data, size_t size, size_t count, uint64_t *fields)
+{
+    size_t offset = 0, index = 0;
+    for (; index < count && offset < size; ++index) {
+        const uint8_t *record = data + offset;
+        if (check_size(record, size - offset) != WALLE_RECORDS_END)
+            break;
+        size_t end = data_end(record);
+        uint64_t *field = fields + index;
+        field[WALLE_FIELDS_STARTS * count] = offset + WALLE_RECORD_HEADER_SIZE;
+        field[WALLE_FIELDS_ENDS * count] = offset + end;
+        field[WALLE_FIELDS_FLAGS * count] = walle_load_u32(record + WALLE_RECORD_LENGTH)
+            >> WALLE_RECORD_FLAGS_SHIFT;
+        field[WALLE_FIELDS_TIMES * count] = walle_load_u64(record + WALLE_RECORD_TIME_US);
+        field[WALLE_FIELDS_WRITER_TS * count] = walle_load_u64(record + WALLE_RECORD_WRITER_TS);
+        field[WALLE_FIELDS_WRITER_NONCES * count] = walle_load_u64(record + WALLE_RECORD_WRITER_NONCE);
+        offset += aligned(end);
+    }
+    return index;
+}
+
 /* The least offset, a multiple of the alignment, at which a record with good bytes and an id of
  * `first_id` or above lies; -1 if there is none. The checks run from the cheapest to the dearest:
  * what is searched may be tens of megabytes of zeros, or of anything. */

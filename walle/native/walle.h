@@ -35,6 +35,7 @@ uint64_t walle_xxh64_hash(const uint8_t *data, size_t size, uint64_t seed);
 #define WALLE_RECORD_CRC_START 4
 #define WALLE_RECORD_CHAIN_START 12
 #define WALLE_RECORD_LENGTH_MASK 0x00ffffff
+#define WALLE_RECORD_FLAGS_SHIFT 24
 #define WALLE_RECORD_DATA_SIZE_MAX 1048576
 
 /* Why a scan stopped. */
@@ -67,6 +68,18 @@ void walle_records_scan(const uint8_t *data, size_t size, int has_after, uint64_
                         uint64_t after_chain, uint64_t count_max, uint64_t size_max,
                         uint64_t *chains, uint64_t *found);
 int64_t walle_records_seek(const uint8_t *data, size_t size, uint64_t entry_id);
+/* The columns that walle_records_fields fills. */
+enum walle_fields {
+    WALLE_FIELDS_STARTS,
+    WALLE_FIELDS_ENDS,
+    WALLE_FIELDS_FLAGS,
+    WALLE_FIELDS_TIMES,
+    WALLE_FIELDS_WRITER_TS,
+    WALLE_FIELDS_WRITER_NONCES,
+    WALLE_FIELDS_COUNT
+};
+
+size_t walle_records_fields(const uint8_t *data, size_t size, size_t count, uint64_t *fields);
 int64_t walle_records_search(const uint8_t *data, size_t size, uint64_t first_id);
 size_t walle_records_fit(const uint32_t *lengths, size_t count, uint64_t size_max, uint64_t *size);
 int walle_records_encode(const uint8_t *data, size_t data_bytes, const uint32_t *lengths,

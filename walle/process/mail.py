@@ -29,10 +29,13 @@ MAIL = 10  # to network, or from storage to consensus: a frame to send
 RELEASE = 11  # to network: places of the arena that are no longer needed
 CLOSE = 12  # to network: end that session
 PEERS = 13  # consensus to network: the nodes to be connected with
+MAIL_TO_MANY = 14  # storage to network: the same frame to several sessions
 
 SESSION = 0
 PEER = 1
 SELF = 2
+FOLLOWERS = 3
+"""Not for mail: all who read the same of a stream, by the stream's id."""
 
 
 class Destination(NamedTuple):
@@ -206,6 +209,39 @@ def unpack_mail(view: memoryview) -> Mail:
         Place(offset, size) if size else NOWHERE,
         view[middle : middle + records_size],
     )
+
+
+_MAIL_TO_MANY = struct.Struct("=BIII")
+_RECIPIENT = struct.Struct("=QQ")
+
+
+class MailToMany(NamedTuple):
+    """A frame to send to several sessions, each with its own request's id in the head."""
+
+    recipients: Sequence[tuple[int, int]]
+    head: memoryview
+    records: memoryview
+
+
+def pack_mail_to_many(
+    recipients: Sequence[tuple[int, int]], head: bytes, records: Sequence[Buffer]
+) -> list[Buffer]:
+    """
+    Args:
+        recipients: numbers of sessions, and the ids of their requests.
+    """
+    size = sum(map(len, records))
+    fixed = _MAIL_TO_MANY.pack(MAIL_TO_MANY, len(recipients), len(head), size)
+    return [fixed, b"".join([_RECIPIENT.pack(*each) for each in recipients]), head, *records]
+
+
+def unpack_mail_to_many(view: memoryview) -> MailToMany:
+    _, count, head_size, size = _MAIL_TO_MANY.unpack_from(view)
+    start = _MAIL_TO_MANY.size
+    middle = start + count * _RECIPIENT.size
+    end = middle + head_size
+    recipients = list(_RECIPIENT.iter_unpack(view[start:middle]))
+    return MailToMany(recipients, view[middle:end], view[end : end + size])
 
 
 def pack_release(offsets: Iterable[int]) -> list[Buffer]:

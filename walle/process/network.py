@@ -495,6 +495,8 @@ class Network:
             match view[0]:
                 case mail.MAIL:
                     self._deliver(mail.unpack_mail(view), to_flush, places)
+                case mail.MAIL_TO_MANY:
+                    self._deliver_to_many(mail.unpack_mail_to_many(view), to_flush)
                 case mail.RELEASE:
                     places += mail.unpack_release(view)
                 case mail.CLOSE:
@@ -520,6 +522,13 @@ class Network:
         elif each.records:
             session.send(each.records)
         to_flush.add(session)
+
+    def _deliver_to_many(self, each: mail.MailToMany, to_flush: set[Session]) -> None:
+        for number, request_id in each.recipients:
+            session = self._sessions.get(number)
+            if session is not None and session.is_open:
+                session.send(frame.with_request_id(each.head, request_id), each.records)
+                to_flush.add(session)
 
     def _session_of(self, to: Destination) -> Session | None:
         if to.kind == mail.SESSION:

@@ -11,7 +11,7 @@ from array import array
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from walle.core import effects
-from walle.core.effects import Promise, Send
+from walle.core.effects import Promise, Recipient, Send
 from walle.core.history import History, Run
 from walle.core.member import State
 from walle.core.node import Recovered
@@ -39,7 +39,8 @@ DAMAGED = 31  # storage to consensus: what must be cut out of a run
 
 _ORDER = struct.Struct("=BQB")
 _ENTRIES = struct.Struct("=QIQQQQ")
-_READ = struct.Struct("=QQQIBQB")
+_READ = struct.Struct("=QQQIBQBI")
+_RECIPIENT = struct.Struct("=QQ")
 _READ_OLDEST = struct.Struct("=QQQQ")
 _SEND = struct.Struct("=BQ")
 _ENDED = struct.Struct("=BQ")
@@ -114,9 +115,11 @@ def pack_order(
                 action.after is not None,
                 action.after or 0,
                 action.aside,
+                len(action.others),
             )
             to, head = to_frame(action.send)
-            return [start + fixed + _SEND.pack(*to) + head]
+            others = b"".join([_RECIPIENT.pack(*each) for each in action.others])
+            return [start + fixed + others + _SEND.pack(*to) + head]
         case effects.ReadOldest():
             fixed = _READ_OLDEST.pack(*action[:-1])
             to, head = to_frame(action.send)
@@ -137,12 +140,17 @@ def unpack_order(view: memoryview, arena: memoryview) -> Order:
     if cls in _CODECS:
         return Order(sequence, _CODECS[cls].decode(view, offset)[0])
     if cls is effects.ReadRecords:
-        stream_id, start, end, size, has_after, after, aside = _READ.unpack_from(view, offset)
-        send = _unpack_send(view, offset + _READ.size)
+        (stream_id, start, end, size, has_after, after, aside, count) = _READ.unpack_from(
+            view, offset
+        )
+        middle = offset + _READ.size
+        behind = middle + count * _RECIPIENT.size
+        others = tuple(map(Recipient._make, _RECIPIENT.iter_unpack(view[middle:behind])))
+        send = _unpack_send(view, behind)
         return Order(
             sequence,
             effects.ReadRecords(
-                stream_id, start, end, size, after if has_after else None, bool(aside), send
+                stream_id, start, end, size, after if has_after else None, bool(aside), send, others
             ),
         )
     if cls is effects.ReadOldest:

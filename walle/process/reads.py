@@ -1,7 +1,7 @@
 """The reads that storage was asked for and has not come to yet.
 
 Each session has a queue, and the queues are served in turn: whoever asks for much waits behind
-nobody but itself.
+nobody but itself. What several sessions want of a stream is in a queue of the stream's.
 """
 
 from __future__ import annotations

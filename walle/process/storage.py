@@ -240,12 +240,20 @@ class Storage:
         size = sum(len(part) for part in records)
         if records:
             head = frame.with_records(head, size)
-        self._send(read.send.to, head, records)
+        self._answer(read, head, records)
         return size
 
     def _fail(self, read: effects.ReadAction, code: Code, text: str) -> None:
         request_id = frame.request_id_of(read.send.message)
-        self._send(read.send.to, frame.encode_head(Failure(code, text), request_id), [])
+        self._answer(read, frame.encode_head(Failure(code, text), request_id), [])
+
+    def _answer(self, read: effects.ReadAction, head: bytes, records: list[memoryview]) -> None:
+        if isinstance(read, effects.ReadOldest) or not read.others:
+            self._send(read.send.to, head, records)
+            return
+        whose: Any = read.send.to
+        recipients: Any = ((whose.number, frame.request_id_of(head)), *read.others)
+        self._to_network(mail.pack_mail_to_many(recipients, head, records))
 
     # --- damage -----------------------------------------------------------------------------------
 
@@ -314,5 +322,7 @@ class Storage:
 
 
 def _reader_of(read: effects.ReadAction) -> Destination:
+    if isinstance(read, effects.ReadRecords) and read.others:
+        return Destination(mail.FOLLOWERS, read.stream_id)
     to: Any = read.send.to  # what came through the ring is a frame already
     return Destination(*to)

@@ -381,7 +381,7 @@ RULES: dict[str, Rule] = {
         "a jump discards the suffix that it overtakes",
         [(History, "jump", _jump_discarding), (Stream, "execute", _execute_discarding)],
         "coverage",
-        seed=8,
+        seed=75,
         faults=BRIEF
         | {"lost": 0.05, "late": 0.05, "blocked": 0.3, "links": 0.5, "force": 0.0, "claim": 0.3},
     ),
@@ -416,7 +416,7 @@ RULES: dict[str, Rule] = {
             (Stream, "_leave", _leave_stored_with_accepted),
         ],
         "exclusivity|foresight|agreement|durability",
-        seed=51,
+        seed=15,
         faults=CHANGING | {"change": 0.2},
         nodes=4,
     ),
@@ -424,7 +424,7 @@ RULES: dict[str, Rule] = {
         "a member that is stamped already obeys a late Sync",
         [(Syncing, "_admit", _admit_sync_after_stamp)],
         "exclusivity|foresight|agreement",
-        seed=287,
+        seed=140,
         faults=BRIEF | {"replay": 0.5, "replayed": ("Sync",), "lost": 0.2, "cut_off": 0.05},
     ),
     "stamp-without-promise": Rule(
@@ -447,7 +447,7 @@ RULES: dict[str, Rule] = {
         "a member waits for the lease of the last promised writer only",
         [(OwedLeases, "supersede", _supersede_last_only)],
         "lease: ",
-        seed=69,
+        seed=24,
         faults=BUSY,
     ),
     "exclusive-from-ack": Rule(
@@ -485,7 +485,7 @@ RULES: dict[str, Rule] = {
         "a commit point advances over an entry with another chain",
         [(Member, "_put_commit_point", _commit_unchecked)],
         "exclusivity|foresight|agreement|alarm",
-        seed=85,
+        seed=162,
         faults=BRIEF,
     ),
     "trust-backfill": Rule(

@@ -407,10 +407,12 @@ class Cluster:
             self._forwards[name].append(action.send)
         elif isinstance(action, effects.ReadRecords):
             try:
-                self._post(name, action.send, disk.read(action))
+                batch, send = disk.read(action), action.send
             except DamageFound:
                 failure = Failure(Code.BUSY, "an entry is damaged here")
-                self._post(name, action.send._replace(message=failure), None)
+                batch, send = None, action.send._replace(message=failure)
+            for to, request_id in (send[:2], *action.others):
+                self._post(name, send._replace(to=to, request_id=request_id), batch)
         else:
             disk.execute(action)
 

@@ -119,7 +119,7 @@ def batches_of(writer: Writer) -> list[Batch]:
 
 
 def data_of(batch: Batch) -> list[bytes]:
-    return [entry.data for entry in decode_all(batch.payload.view())]
+    return [entry.data for entry in decode_all(batch)]
 
 
 def test_entries_put_in_one_turn_travel_together_in_order() -> None:
@@ -280,7 +280,7 @@ def test_each_of_many_entries_is_compressed() -> None:
         writer.put_many(datas)
         await asyncio.sleep(0)
         [batch] = batches_of(writer)
-        stored = list(decode_all(batch.payload.view()))
+        stored = list(decode_all(batch))
         assert [entry.flags for entry in stored] == [FLAG_ZSTD, 0, FLAG_ZSTD]
         assert [Decompressor("/s").unpack(entry).data for entry in stored] == datas
 
@@ -340,9 +340,9 @@ def test_newer_writers_history_tells_what_of_the_puts_is_durable(kept: int) -> N
         puts = [writer.put(b"1"), writer.put_many([b"2", b"3"]), writer.put(b"4")]
         await asyncio.sleep(0)
         [batch] = batches_of(writer)
-        ours = list(decode_all(batch.payload.view()))[:kept]
+        ours = list(decode_all(batch))[:kept]
         theirs = entries(3, batch.position_at(kept), W2)
-        successor.history = [*ours, *decode_all(theirs.payload.view())]
+        successor.history = [*ours, *decode_all(theirs)]
         for node in ("n1", "n2"):
             lost = PutReply(7, Code.FENCED, 1, W2, 1, ORIGIN, ORIGIN, "next:1")
             writer.on_reply(node, lost)

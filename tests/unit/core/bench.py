@@ -70,9 +70,11 @@ class NodeBench:
     def pass_ms(self, ms: float) -> None:
         """Time passes; alarms ring when they are due."""
         end_ns = self.context.after_ms(ms)
+        self.context.outbox.end_step()
         while (due_ns := self.context.timers.next_ns()) <= end_ns:
             self.context.now_ns = max(due_ns, self.context.now_ns)
             self.context.timers.run_due(due_ns)
+            self.context.outbox.end_step()
         self.context.now_ns = end_ns
 
     @property

@@ -12,7 +12,7 @@ from walle.core.effects import ReadOldest, ReadRecords, Send
 from walle.core.reading import ELSEWHERE_MS, ENTRIES_AT_ONCE_MAX, LINEARIZE_MS, READ_MS
 from walle.errors import Code
 from walle.ids import ORIGIN, Position
-from walle.limits import FETCH_BYTES_MAX, READS_WAITING_MAX
+from walle.limits import FETCH_BYTES_MAX, READ_SHARED_BYTES_MAX, READS_WAITING_MAX
 from walle.messages import AskOldest, AskWriter, AskWriterReply, Failure, Read, ReadReply
 
 if TYPE_CHECKING:
@@ -48,6 +48,15 @@ def failure(bench: MemberBench) -> tuple[int, str]:
 
 
 # --- at once --------------------------------------------------------------------------------------
+
+
+def test_no_more_is_read_than_is_wanted() -> None:
+    bench = MemberBench(TRUTH.held(5))
+    ask(bench, read(2)._replace(end=4))
+    (order,) = bench.actions(ReadRecords)
+    assert (order.start, order.end) == (2, 4)
+    ask(bench, read(2)._replace(end=2))
+    assert bench.answers() == [ReadReply(STREAM, 1, TRUTH.at(5))]
 
 
 @pytest.mark.parametrize(
@@ -226,6 +235,104 @@ def test_what_waits_ends_with_its_session(request_: Read) -> None:
     assert bench.member.reading._waiting == {}
 
 
+# --- followers ------------------------------------------------------------------------------------
+
+
+def with_sessions(bench: MemberBench, count: int) -> list[int]:
+    sessions = list(range(100, 100 + count))
+    for session in sessions:
+        bench.context.sessions.open(session)
+    return sessions
+
+
+def follow(bench: MemberBench, session: int, start: int, **options: int) -> None:
+    bench.member.reading.read(session, 1_000 + session, read(start, **options))
+
+
+def test_followers_that_wait_for_the_same_get_one_answer() -> None:
+    bench = MemberBench(TRUTH.held(5, 8))
+    sessions = with_sessions(bench, 50)
+    for number, session in enumerate(sessions):
+        follow(bench, session, 6, wait_ms=1_000 + number)
+    bench.context.sessions.close(sessions[9])
+    commit(bench, 7)
+    (order,) = bench.actions(ReadRecords)
+    assert (order.start, order.end) == (6, 8)
+    told = [order.send[:2], *order.others]
+    assert told == [(each, 1_000 + each) for each in sessions if each != sessions[9]]
+    assert order.send.message == ReadReply(STREAM, 1, TRUTH.at(7))
+    assert not bench.member.reading._waiting
+
+
+def test_what_is_asked_in_one_step_is_answered_at_its_end_up_to_the_newest_commit_point() -> None:
+    bench = MemberBench(TRUTH.held(5, 8))
+    first, second, third = with_sessions(bench, 3)
+    follow(bench, first, 5)
+    commit(bench, 7)
+    follow(bench, second, 5, wait_ms=99)
+    follow(bench, third, 6)
+    orders = bench.actions(ReadRecords)
+    assert [(each.start, each.end, each.send.to) for each in orders] == [
+        (5, 8, first),
+        (6, 8, third),
+    ]
+    assert [each.others for each in orders] == [((second, 1_000 + second),), ()]
+
+
+def test_one_answer_that_goes_to_many_is_smaller() -> None:
+    bench = MemberBench(TRUTH.held(5))
+    for session in with_sessions(bench, 64):
+        follow(bench, session, 1, bytes_max=FETCH_BYTES_MAX)
+    (order,) = bench.actions(ReadRecords)
+    assert order.bytes_max == READ_SHARED_BYTES_MAX // 64 < FETCH_BYTES_MAX
+
+
+def test_one_session_that_asks_twice_is_answered_twice() -> None:
+    bench = MemberBench(TRUTH.held(5))
+    first, second = with_sessions(bench, 2)
+    for session in (first, second, first):
+        follow(bench, session, 1)
+    shared, alone = bench.actions(ReadRecords)
+    assert (shared.send.to, [each.to for each in shared.others]) == (first, [second])
+    assert (alone.send.to, alone.others) == (first, ())
+
+
+def test_a_node_is_answered_at_once() -> None:
+    """What it asks of itself does not wait for the end of the step: that is where it is taken."""
+    bench = MemberBench(TRUTH.held(5, 8))
+    bench.member.reading.read("n1", 4, read(7, wait_ms=50))
+    bench.member.reading.read("n1", 5, read(5, bytes_max=0))
+    assert [each.request_id for each in bench.context.outbox.own] == [5]
+    commit(bench, 7)
+    bench.member.reading.read("n1", 6, read(1))
+    assert len(bench.context.outbox.actions) == 2
+
+
+def test_many_who_ask_for_a_gap_are_refused_one_by_one() -> None:
+    bench = MemberBench(TRUTH.with_gap(2, 6, 8))
+    for session in with_sessions(bench, 3):
+        follow(bench, session, 4, local=1)
+    assert [answer.code for answer in bench.answers()] == [Code.GAP] * 3
+
+
+@pytest.mark.parametrize("start", [1, 4])
+def test_who_has_gone_in_the_same_step_gets_nothing(start: int) -> None:
+    bench = MemberBench(TRUTH.with_gap(2, 6, 8))
+    (session,) = with_sessions(bench, 1)
+    follow(bench, session, start)
+    bench.context.sessions.close(session)
+    assert bench.actions(ReadRecords) == []
+    assert bench.asked(Read) == {}
+
+
+def test_what_is_due_is_refused_where_nobody_is_served_any_more() -> None:
+    bench = MemberBench(TRUTH.held(5))
+    ask(bench, read(1))
+    bench.member.reading.refuse_all(Failure(Code.NOT_A_MEMBER, "no more"))
+    assert bench.answers() == [Failure(Code.NOT_A_MEMBER, "no more")]
+    assert bench.actions(ReadRecords) == []
+
+
 # --- linearizable ---------------------------------------------------------------------------------
 
 
@@ -263,6 +370,17 @@ def test_linearizable_read_may_then_wait_for_its_entry() -> None:
     assert bench.answers() == []
     bench.pass_ms(50)
     assert bench.answers() == [ReadReply(STREAM, 1, TRUTH.at(5))]
+
+
+def test_full_disk_is_no_reason_to_end_a_read_that_waits_for_the_tails() -> None:
+    bench = MemberBench(TRUTH.held(5, 8))
+    ask(bench, read(1, linearizable=1))
+    bench.member.reading.on_full()
+    assert bench.answers() == []
+    asked = bench.asked(AskWriter)
+    for node in ("n2", "n3"):
+        bench.reply(asked[node], has_tail(5))
+    assert len(bench.actions(ReadRecords)) == 1
 
 
 def test_tail_that_does_not_settle_is_asked_for_again() -> None:

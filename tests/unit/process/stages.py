@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from walle import frame
 from walle.core.node import Recovered
 from walle.limits import MIB
 from walle.process import mail
+from walle.process.mail import Destination
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from walle.core.effects import Action, ReadRecords
-    from walle.process.mail import Destination, Mail
+    from walle.process.mail import Mail
     from walle.ring.bell import Bell
     from walle.ring.spsc import Ring
 
@@ -88,5 +90,10 @@ def mails(ring: Ring) -> list[tuple[Destination, bytes, int]]:
             if view[0] == mail.MAIL:
                 each: Mail = mail.unpack_mail(view)
                 found.append((each.to, bytes(each.head), len(each.records)))
+            elif view[0] == mail.MAIL_TO_MANY:
+                many = mail.unpack_mail_to_many(view)
+                for session, request_id in many.recipients:
+                    head = frame.with_request_id(many.head, request_id)
+                    found.append((Destination(mail.SESSION, session), head, len(many.records)))
         ring.release()
     return found

@@ -118,6 +118,14 @@ def test_mail_whose_records_follow(to: Destination, head: bytes, records: list[b
     assert found == Mail(to, memoryview(head), mail.NOWHERE, memoryview(b"".join(records)))
 
 
+@given(st.lists(st.tuples(U64, U64), max_size=3), HEADS, st.lists(st.binary(), max_size=3))
+def test_mail_to_many(recipients: list[tuple[int, int]], head: bytes, records: list[bytes]) -> None:
+    view = in_ring(mail.pack_mail_to_many(recipients, head, records))
+    assert view[0] == mail.MAIL_TO_MANY
+    found = mail.unpack_mail_to_many(view)
+    assert found == (recipients, memoryview(head), memoryview(b"".join(records)))
+
+
 @given(st.lists(PLACES, max_size=3))
 def test_places_that_are_given_back(places: list[Place]) -> None:
     offsets = [place.offset for place in places]

@@ -14,7 +14,16 @@ from walle import frame
 from walle.errors import Code, InvariantError
 from walle.ids import NO_IDENTITY, ORIGIN
 from walle.limits import FRAME_BYTES_MAX, FRAME_RECORDS_COUNT_MAX, KEEPALIVE_COUNT
-from walle.messages import PROTOCOL_VERSION, ROLE_CLIENT, ROLE_NODE, Failure, Hello, Put, Status
+from walle.messages import (
+    PROTOCOL_VERSION,
+    ROLE_CLIENT,
+    ROLE_NODE,
+    Failure,
+    Hello,
+    Put,
+    ReadReply,
+    Status,
+)
 from walle.process import mail, network
 from walle.process.network import Network
 from walle.process.turns import TurnSelector
@@ -117,6 +126,33 @@ async def failure_of(reader: asyncio.StreamReader) -> Failure:
         _, message = frame.decode_head(await reader.read())
     assert isinstance(message, Failure)
     return message
+
+
+# --- the same to many -----------------------------------------------------------------------------
+
+
+def test_each_session_gets_the_same_records_with_its_own_requests_id(region: Region) -> None:
+    async def run() -> None:
+        async with serving(region) as served:
+            readers = [await served.connect(CLIENT) for _ in range(3)]
+            await served.arrived(3)
+            sessions = sorted(served.network._sessions)
+            records = bytes(entries(5, ORIGIN).payload.view())
+            reply = ReadReply(2, 1, ORIGIN)
+            head = frame.encode_head(reply, 0, len(records))
+            recipients = [(session, 10 + index) for index, session in enumerate(sessions)]
+            parts = mail.pack_mail_to_many([(999, 1), *recipients], head, [records])
+            assert region.durable.try_write(*parts)
+            region.durable.publish()
+            region.network_bell.ring()
+            async with asyncio.timeout(SOON_S):
+                found = [await each.readexactly(len(head) + len(records)) for each in readers]
+            assert [frame.decode_head(each[: len(head)]) for each in found] == [
+                (request_id, reply) for _, request_id in recipients
+            ]
+            assert {each[len(head) :] for each in found} == {records}
+
+    run_turns(run())
 
 
 # --- places ---------------------------------------------------------------------------------------

@@ -30,6 +30,7 @@ HEAD = b"a frame's head"
 SEND = Send("n2", 5, Failure(Code.OK, ""))
 ACCEPTED = st.none() | st.builds(type(W1), st.integers(1, 2**64 - 1), U64)
 SENDS = st.just(SEND)
+OTHERS = st.lists(st.builds(effects.Recipient, U64, U64), max_size=3).map(tuple)
 BITS = st.booleans()
 
 ACTIONS: dict[type[Any], st.SearchStrategy[Any]] = {
@@ -38,7 +39,7 @@ ACTIONS: dict[type[Any], st.SearchStrategy[Any]] = {
     effects.Jump: st.builds(effects.Jump, U64, batches(), U32, POSITIONS, ACCEPTED),
     effects.Fill: st.builds(effects.Fill, U64, batches()),
     effects.ReadRecords: st.builds(
-        effects.ReadRecords, U64, U64, U64, U32, st.none() | U64, BITS, SENDS
+        effects.ReadRecords, U64, U64, U64, U32, st.none() | U64, BITS, SENDS, OTHERS
     ),
     effects.ReadOldest: st.builds(effects.ReadOldest, U64, U64, U64, U64, SENDS),
 }

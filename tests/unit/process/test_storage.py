@@ -10,7 +10,7 @@ import pytest
 from tests.unit.process.stages import Disk, Room, Writing, mails
 from walle import frame
 from walle.core import effects
-from walle.core.effects import ReadRecords, Send
+from walle.core.effects import ReadRecords, Recipient, Send
 from walle.core.timers import NEVER
 from walle.errors import Code
 from walle.ids import NO_WRITER, ORIGIN
@@ -69,9 +69,15 @@ class Stage:
         self._loop.write(self.region.orders, self.region.storage_bell, parts)
         self.region.orders.publish()
 
-    def read(self, number: int, to: Destination = READER, size: int = FETCH_BYTES_MAX) -> None:
+    def read(
+        self,
+        number: int,
+        to: Destination = READER,
+        size: int = FETCH_BYTES_MAX,
+        others: tuple[Recipient, ...] = (),
+    ) -> None:
         send = Send("", number, FetchReply(2, 1))
-        self.order(ReadRecords(2, 1, 9, size, after=None, aside=False, send=send), to)
+        self.order(ReadRecords(2, 1, 9, size, None, aside=False, send=send, others=others), to)
 
     def answer(self, number: int, to: Destination = WRITER) -> None:
         reply = PutReply(2, Code.OK, 1, NO_WRITER, 1, ORIGIN, ORIGIN, "")
@@ -256,6 +262,47 @@ def test_reads_of_a_session_that_has_ended_are_not_carried_out(stage: Stage) -> 
     stage.storage.do_work()
     assert stage.sent() == [(10, FETCH_BYTES_MAX)]
     assert stage.region.counters[SYNCED] == 1
+
+
+def test_what_many_wait_for_is_read_once_and_goes_to_each(stage: Stage) -> None:
+    reads: list[ReadRecords] = []
+
+    def answer(read: ReadRecords) -> list[memoryview]:
+        reads.append(read)
+        return [RECORDS[:8]]
+
+    stage.disk.read = answer
+    stage.read(1, others=(Recipient(50, 2), Recipient(51, 3)))
+    stage.storage.do_work()
+    assert len(reads) == 1
+    found = mails(stage.region.durable)
+    assert [(to.number, frame.request_id_of(head)) for to, head, _ in found] == [
+        (READER.number, 1),
+        (50, 2),
+        (51, 3),
+    ]
+    assert {size for _, _, size in found} == {8}
+
+
+def test_the_end_of_one_session_does_not_take_the_answer_from_the_others(stage: Stage) -> None:
+    with patch.object(stage.region.durable, "arm_producer", return_value=True):  # it is full
+        stage.read(1, others=(Recipient(50, 2),))
+        stage.read(4)
+        stage.storage.do_work()
+        stage.write(orders.pack_ended(READER.number))
+        stage.storage.do_work()
+    stage.storage.do_work()
+    assert [number for number, _ in stage.sent()] == [1, 2]
+
+
+def test_all_who_share_a_read_are_told_that_it_was_refused(stage: Stage) -> None:
+    many = READS_QUEUED_SESSION_MAX + 1
+    for number in range(1, many + 1):
+        stage.read(number, size=8, others=(Recipient(50, 1_000 + number),))
+    stage.storage.do_work()
+    found = [(frame.decode_head(head)) for _, head, _ in mails(stage.region.durable)]
+    refused = [request_id for request_id, message in found if isinstance(message, Failure)]
+    assert refused == [many, 1_000 + many]
 
 
 def test_others_are_told_whether_there_is_space_and_operators_when_that_changes(

@@ -1,0 +1,287 @@
+"""A client's readers: what they ask for, what they share, and what of it they give."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.unit.making import W1
+from walle.client import reader
+from walle.client.inbox import RECEIVE_BYTES, Inbox
+from walle.client.reader import read_answers, read_batches
+from walle.client.reads import READS_AHEAD, READS_AHEAD_MAX, Reads
+from walle.compression import UNPACKED_BYTES, Compressor, Decompressor
+from walle.errors import CorruptionError, Trimmed, UnreadableEntry
+from walle.ids import ORIGIN, Position
+from walle.limits import FETCH_BYTES_MAX
+from walle.messages import NodeAddress, Read, ReadReply, StreamInfo
+from walle.record import Encoder, decode_all, size_of
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Sequence
+
+    from walle.record import Batch, Entry
+
+INFO = StreamInfo(7, "/s", 1, (NodeAddress("n1", "here:1"),), (), 1)
+CHANCE = random.Random(3)
+SIZES = [CHANCE.choice([0, 10, 3_000, 9_000]) for _ in range(2_000)]
+
+
+class Stream:
+    """In place of a client: one whose only node holds a stream.
+
+    asked: all reads that have come. busy: how many are being answered.
+    """
+
+    def __init__(self, sizes: Sequence[int]) -> None:
+        self._encoder = Encoder(W1, ORIGIN)
+        self._batch: Batch | None = None
+        self.sizes = list(sizes)
+        self.committed = len(sizes)
+        self.first_id = 1
+        self.asked: list[Read] = []
+        self.busy = self.busy_max = 0
+        self.changed = asyncio.Event()
+        self.reads = Reads(self)  # type: ignore[arg-type]
+        self._chains = [0]
+        for size in sizes:
+            self._encoder.add(bytes(size), 0)
+            self._chains.append(self._encoder.take().last.chain)
+
+    @property
+    def addresses(self) -> list[str]:
+        return ["here:1"]
+
+    async def describe(self, _name: str, **_options: Any) -> StreamInfo:
+        return INFO
+
+    async def ask(
+        self, read: Read, _reply_type: type[ReadReply], **_options: Any
+    ) -> tuple[ReadReply, Batch | None]:
+        self.asked.append(read)
+        self.busy += 1
+        self.busy_max = max(self.busy, self.busy_max)
+        try:
+            await asyncio.sleep(0.001)
+            while read.wait_ms and read.start > self.committed:
+                await self.changed.wait()
+        finally:
+            self.busy -= 1
+        start = read.start or self.first_id
+        end = min(read.end or self.committed + 1, self.committed + 1)
+        reply = ReadReply(7, self.first_id, Position(self.committed, self._chains[self.committed]))
+        return reply, self.batch(start, end) if self.first_id <= start < end else None
+
+    def batch(self, start: int, end: int) -> Batch:
+        encoder = Encoder(W1, Position(start - 1, self._chains[start - 1]))
+        while encoder.last_id + 1 < end and encoder.size < FETCH_BYTES_MAX:
+            encoder.add(bytes(self.sizes[encoder.last_id]), 0)
+        return encoder.take()
+
+    def commit(self, entry_id: int) -> None:
+        self.committed = entry_id
+        self.changed.set()
+        self.changed = asyncio.Event()
+
+
+async def ids(batches: AsyncGenerator[list[Entry], None], count: int) -> list[int]:
+    """So many, or all."""
+    found: list[int] = []
+    async for entries in batches:
+        found += [entry.entry_id for entry in entries]
+        if len(found) >= count:
+            break
+    await batches.aclose()
+    return found
+
+
+def follow(stream: Stream, start: int = 1) -> AsyncGenerator[list[Entry], None]:
+    return read_batches(stream, "/s", start=start, follow=True)  # type: ignore[arg-type]
+
+
+# --- history --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sizes", [SIZES, [1_000] * 2_000, [100_000] * 30, [0]])
+@pytest.mark.parametrize("end", [None, 1_500, 7])
+def test_history_comes_whole_and_in_order_with_more_on_its_way(
+    sizes: list[int], end: int | None
+) -> None:
+    async def run() -> None:
+        stream = Stream(sizes)
+        client: Any = stream
+        found = await ids(read_batches(client, "/s", end=end), len(sizes))
+        assert found == list(range(1, min(end or len(sizes) + 1, len(sizes) + 1)))
+        assert stream.asked[0].linearizable
+        assert not any(read.linearizable for read in stream.asked[1:])
+        assert stream.busy_max <= 1 + READS_AHEAD
+        if end is None and sum(map(size_of, sizes)) > 4 * FETCH_BYTES_MAX:
+            assert stream.busy_max == 1 + READS_AHEAD
+
+    asyncio.run(run())
+
+
+def test_nothing_is_on_its_way_when_a_reader_ends() -> None:
+    async def run() -> None:
+        stream = Stream([1_000] * 3_000)
+        client: Any = stream
+        answers = read_answers(client, "/s", start=1)
+        await anext(answers)
+        await asyncio.sleep(0)
+        assert stream.busy == 1 + READS_AHEAD
+        await answers.aclose()
+        await asyncio.sleep(0)
+        assert not stream.busy
+        assert stream.reads.may_read_ahead
+
+    asyncio.run(run())
+
+
+def test_readers_of_one_client_ask_for_a_bounded_number_of_pieces_ahead() -> None:
+    async def run() -> None:
+        stream = Stream([1_000] * 3_000)
+        starts = range(1, 401, 20)
+        found = await asyncio.gather(*(ids(follow(stream, start), 2_000) for start in starts))
+        assert [each[0] for each in found] == list(starts)
+        assert stream.busy_max <= len(starts) + READS_AHEAD_MAX
+
+    asyncio.run(run())
+
+
+def test_what_was_trimmed_is_told() -> None:
+    async def run() -> None:
+        stream = Stream([10] * 20)
+        stream.first_id = 5
+        assert await ids(follow(stream, 0), 16) == list(range(5, 21))
+        with pytest.raises(Trimmed):
+            await ids(follow(stream, 4), 1)
+
+    asyncio.run(run())
+
+
+def test_what_does_not_follow_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run() -> None:
+        stream = Stream([10_000] * 200)
+        monkeypatch.setattr(stream, "batch", lambda *_: Stream([1]).batch(1, 2))
+        assert stream.asked == []
+        with pytest.raises(CorruptionError):
+            await ids(follow(stream, 3), 200)
+
+    asyncio.run(run())
+
+
+# --- followers ------------------------------------------------------------------------------------
+
+
+def test_followers_of_one_client_share_what_they_ask_for() -> None:
+    async def run() -> None:
+        stream = Stream([100] * 300)
+        stream.committed = 100
+        tasks = [asyncio.create_task(ids(follow(stream), 300)) for _ in range(100)]
+        for committed in (101, 150, 300):
+            await asyncio.sleep(0.02)
+            stream.commit(committed)
+        found = await asyncio.gather(*tasks)
+        assert found == [list(range(1, 301))] * 100
+        assert [read.start for read in stream.asked] == [1, 101, 102, 151]
+
+    asyncio.run(run())
+
+
+def test_the_end_of_one_follower_does_not_end_what_another_waits_for() -> None:
+    async def run() -> None:
+        stream = Stream([100] * 10)
+        stream.committed = 5
+        first, second = [asyncio.create_task(ids(follow(stream), 10)) for _ in range(2)]
+        await asyncio.sleep(0.02)
+        first.cancel()
+        await asyncio.sleep(0.01)
+        assert stream.busy == 1
+        stream.commit(10)
+        assert await second == list(range(1, 11))
+
+    asyncio.run(run())
+
+
+def test_linearizable_reads_are_not_shared() -> None:
+    """Each has to begin after what it is to see."""
+
+    async def run() -> None:
+        stream = Stream([100] * 10)
+        client: Any = stream
+        await asyncio.gather(*(ids(read_batches(client, "/s"), 10) for _ in range(3)))
+        assert len(stream.asked) == 3
+
+    asyncio.run(run())
+
+
+def test_reads_end_with_their_client() -> None:
+    async def run() -> None:
+        stream = Stream([100])
+        task = asyncio.create_task(ids(follow(stream, 2), 1))
+        await asyncio.sleep(0.02)
+        stream.reads.close()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert not stream.busy
+
+    asyncio.run(run())
+
+
+# --- data -----------------------------------------------------------------------------------------
+
+
+def packed(datas: Sequence[bytes]) -> list[Entry]:
+    encoder = Encoder(W1, ORIGIN)
+    for data in datas:
+        stored, flags = Compressor().pack(data)
+        encoder.add(stored, 0, flags)
+    return decode_all(encoder.take())
+
+
+def test_data_that_grow_come_in_lists_of_a_bounded_size() -> None:
+    data = [bytes(UNPACKED_BYTES // 4)] * 10
+    lists = list(Decompressor("/s").unpack_all(packed(data)))
+    assert [len(each) for each in lists] == [4, 4, 2]
+    assert [entry.data for each in lists for entry in each] == data
+
+
+def test_entries_before_an_unreadable_one_come_first() -> None:
+    entries = packed([bytes(100), b"plain", bytes(200)])
+    entries[2] = entries[2]._replace(data=b"no frame")
+    lists = Decompressor("/s").unpack_all(entries)
+    assert [entry.data for entry in next(lists)] == [bytes(100), b"plain"]
+    with pytest.raises(UnreadableEntry):
+        next(lists)
+
+
+# --- the buffer -----------------------------------------------------------------------------------
+
+
+def test_what_is_received_is_given_once_it_is_a_frame() -> None:
+    inbox = Inbox()
+    sent = CHANCE.randbytes(3 * RECEIVE_BYTES)
+    inbox.room()[:100] = sent[:100]
+    found = inbox.received(100)
+    assert found is not None
+    inbox.handled(40, len(sent) - 40)
+    received = 100
+    while True:
+        room = inbox.room()
+        size = min(len(room), 50_000)
+        room[:size] = sent[received : received + size]
+        received += size
+        found = inbox.received(size)
+        if found is not None:
+            break
+        assert received < len(sent)
+    assert bytes(found) == sent[40:], "no more than the frame was asked for"
+    inbox.handled(len(found), 24)
+    assert len(inbox.room()) == RECEIVE_BYTES
+
+
+def test_pieces_fit_an_answer() -> None:
+    assert reader.PIECE_BYTES < FETCH_BYTES_MAX
