@@ -7,10 +7,11 @@ import time
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 import walle
-from tools.node.stage import Figure, cluster, memory_bytes
+from tests.clusters import ROLES
+from tools.node.stage import Figure, Memory, cluster, memory_of
 from walle.bench.measure import measure
 from walle.bench.workload import Workload
-from walle.limits import MIB
+from walle.limits import ARENA_BYTES, MIB, RING_DATA_BYTES, RING_REQUESTS_BYTES, RING_RESULTS_BYTES
 
 if TYPE_CHECKING:
     import argparse
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from tests.clusters import DevNodes
 
 AIM_MIB = 150
+AIM = f"aim {AIM_MIB} MiB"
 STREAMS = 10
 IN_FLIGHT = 256
 BATCH = 64
@@ -28,29 +30,29 @@ LOOK_S = 0.1
 
 
 class Look(NamedTuple):
-    """One look at a node: bytes by role."""
+    """One look at a node: what each of its processes has, by role."""
 
     time_s: float
-    sizes: dict[str, int]
+    found: dict[str, Memory]
 
     @property
     def total(self) -> int:
-        return sum(self.sizes.values())
+        return sum(each.total for each in self.found.values())
 
 
 class Watch:
     """Looks at all nodes' memory again and again, for the length of the block."""
 
     def __init__(self, nodes: DevNodes) -> None:
-        roles = ("network", "consensus", "storage")
-        self._pids = {
-            name: {
+        self._pids = [
+            {
                 "supervisor": nodes.supervisor(name) or 0,
-                **{role: nodes.child(name, role) for role in roles},
+                **{role: nodes.child(name, role) for role in ROLES},
             }
             for name in nodes.names
-        }
-        self.looks: dict[str, list[Look]] = {name: [] for name in nodes.names}
+        ]
+        self._looks: list[Look] = []
+        self.look()
 
     async def __aenter__(self) -> Self:
         self._task = asyncio.create_task(self._run())
@@ -61,50 +63,32 @@ class Watch:
 
     async def _run(self) -> None:
         while True:
-            self.look()
             await asyncio.sleep(LOOK_S)
+            self.look()
 
     def look(self) -> None:
-        """Looks once."""
-        for name, pids in self._pids.items():
-            sizes = {role: memory_bytes(pid) for role, pid in pids.items()}
-            self.looks[name].append(Look(time.monotonic(), sizes))
+        """Looks at each node once."""
+        for pids in self._pids:
+            found = {role: memory_of(pid) for role, pid in pids.items()}
+            self._looks.append(Look(time.monotonic(), found))
 
-    def most(self) -> Look:
-        """The look at the node that had most, then."""
-        return max((each for looks in self.looks.values() for each in looks), key=lambda x: x.total)
+    def figures(self, when: str) -> list[Figure]:
+        """The most that a node had: in all, by what it was, and whether that still grew."""
+        most = max(self._looks, key=lambda look: look.total)
+        half_s = (self._looks[0].time_s + self._looks[-1].time_s) / 2
+        before = max(look.total for look in self._looks if look.time_s <= half_s)
+        after = max(look.total for look in self._looks if look.time_s >= half_s)
+        shared = sum(each.shared for each in most.found.values())
 
-    def growth(self) -> tuple[float, float]:
-        """The most that a node had in the first and in the second half of the time, in MiB."""
-        ends = [(looks[0].time_s + looks[-1].time_s) / 2 for looks in self.looks.values()]
-        first = max(
-            each.total
-            for looks, end in zip(self.looks.values(), ends, strict=True)
-            for each in looks
-            if each.time_s <= end
-        )
-        second = max(
-            each.total
-            for looks, end in zip(self.looks.values(), ends, strict=True)
-            for each in looks
-            if each.time_s >= end
-        )
-        return first / MIB, second / MIB
+        def part(what: str, size: int) -> Figure:
+            return Figure(f"  {what}", size / MIB, "MiB", most.total / MIB, "all of it")
 
-
-def describe(watch: Watch, when: str) -> list[Figure]:
-    """The most that a node had: in all, by process, and whether that still grew."""
-    most = watch.most()
-    aim = f"aim {AIM_MIB} MiB"
-    first, second = watch.growth()
-    return [
-        Figure(f"{when}, the node with most", most.total / MIB, "MiB", AIM_MIB, aim),
-        *(
-            Figure(f"  its {role}", size / MIB, "MiB", most.total / MIB, "the node")
-            for role, size in most.sizes.items()
-        ),
-        Figure("  second half of that time", second, "MiB", first, "the first half"),
-    ]
+        return [
+            Figure(f"{when}: most of a node", most.total / MIB, "MiB", AIM_MIB, AIM),
+            part("shared by its processes", shared),
+            *(part(f"of its {role} alone", each.anonymous) for role, each in most.found.items()),
+            Figure("  most in the second half", after / MIB, "MiB", before / MIB, "in the first"),
+        ]
 
 
 def measure_memory(options: argparse.Namespace) -> list[Figure]:
@@ -121,16 +105,15 @@ async def _measure(nodes: DevNodes, seconds: float) -> list[Figure]:
         async def watch(when: str, workload: Workload) -> float:
             async with Watch(nodes) as watching:
                 found = await measure(client, workload, nodes.connect)
-            figures.extend(describe(watching, when))
+            figures.extend(watching.figures(when))
             return float(found["entries_per_s"])
 
-        idle = Watch(nodes)
-        idle.look()
-        base = idle.most().total / MIB
-        figures.append(Figure("at the start", base, "MiB", AIM_MIB, f"aim {AIM_MIB} MiB"))
+        figures += Watch(nodes).figures("at the start")[:1]
         await watch("full load", closed)
         rate = await watch("full load, put_many", closed._replace(batch=BATCH))
         due = closed._replace(batch=BATCH, rate=max(round(TIMES * rate), 1), in_flight=0)
         done = await watch("overload", due)
         figures.append(Figure("entries durable under overload", done, "/s", rate, "full load"))
+    shared = (ARENA_BYTES + RING_REQUESTS_BYTES + RING_RESULTS_BYTES + 3 * RING_DATA_BYTES) / MIB
+    figures.append(Figure("shared memory, if all of it was used", shared, "MiB", AIM_MIB, AIM))
     return figures

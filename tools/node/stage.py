@@ -13,7 +13,7 @@ from tests.clusters import DevNodes
 from walle.bench.latency import Tally
 from walle.bench.load import Stream
 from walle.bench.worker import now_ns, sleep_until
-from walle.limits import NS_PER_MS, NS_PER_S
+from walle.limits import KIB, NS_PER_MS, NS_PER_S
 
 if TYPE_CHECKING:
     import argparse
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from walle.client.writer import Writer
 
-PIECES = ("Pss_Anon", "Pss_Shmem")
 RATE = 2_000
 """Entries a second of the writer whose latencies are compared."""
 DRAIN_S = 30.0
@@ -57,15 +56,26 @@ def cluster(options: argparse.Namespace, name: str) -> Iterator[DevNodes]:
 # --- what a node takes ----------------------------------------------------------------------------
 
 
-def memory_bytes(pid: int) -> int:
-    """A process's anonymous and shared memory, what it shares counted by its share. Pages of files
-    are the system's, which takes them back when it needs to."""
-    sizes = 0
+class Memory(NamedTuple):
+    """A process's memory in bytes. What it shares with others is counted by its share. Pages of
+    files are left out: the system takes them back when it needs to."""
+
+    anonymous: int
+    shared: int
+
+    @property
+    def total(self) -> int:
+        return self.anonymous + self.shared
+
+
+def memory_of(pid: int) -> Memory:
+    """What a process has now."""
+    sizes = {}
     for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
         name, _, rest = line.partition(":")
-        if name in PIECES:
-            sizes += int(rest.split()[0]) * 1_024
-    return sizes
+        if name.startswith("Pss_"):
+            sizes[name] = int(rest.split()[0]) * KIB
+    return Memory(sizes["Pss_Anon"], sizes["Pss_Shmem"])
 
 
 def cpu_s(pid: int) -> float:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import walle
 from tools.node.idle import AIM_PERCENT, SETTLE_S, compare
 from tools.node.restart import start_ms
-from tools.node.stage import Figure, cluster, cores, memory_bytes
+from tools.node.stage import Figure, cluster, cores, memory_of
 from walle.bench.measure import measure
 from walle.bench.workload import Workload
 from walle.limits import KIB
@@ -55,7 +55,7 @@ def _start(nodes: DevNodes) -> float:
 def _memory(nodes: DevNodes) -> float:
     """Bytes of one node: the mean of all."""
     pids = [pid for name in nodes.names for pid in nodes.tree(name)]
-    return sum(map(memory_bytes, pids)) / len(nodes.names)
+    return sum(memory_of(pid).total for pid in pids) / len(nodes.names)
 
 
 async def _create(nodes: DevNodes) -> None:
