@@ -34,14 +34,14 @@ NODES_COUNT_MAX = 128
 
 # Shared memory of a node.
 ARENA_CHUNK_BYTES = FRAME_BYTES_MAX
-ARENA_BYTES = 64 * MIB
+ARENA_BYTES = 32 * MIB
 RING_REQUESTS_BYTES = 2 * MIB
 """Of the ring that brings what has arrived: heads, chains and places. What is in it goes before
 whatever comes next, so it is small."""
 RING_RESULTS_BYTES = 8 * MIB
 """Of the ring that brings what a node has asked itself."""
-RING_DATA_BYTES = 16 * MIB
-"""Of a ring in which a put's records may travel. A message may take a quarter of a ring."""
+RING_DATA_BYTES = 8 * MIB
+"""Of a ring in which a put's records may travel. A message may take half of a ring."""
 RING_MESSAGE_BYTES = 1 * KIB
 """What a message in a ring may have beside a frame's bytes and its records' chains."""
 
@@ -152,12 +152,12 @@ invariant(
 invariant(ENTRY_DATA_BYTES_MAX < FRAME_BYTES_MAX, "an entry of the largest size fits a frame")
 invariant(FRAME_BYTES_MAX <= ARENA_BYTES // 4, "the arena holds several frames of the largest size")
 invariant(
-    FRAME_BYTES_MAX + 8 * FRAME_RECORDS_COUNT_MAX + RING_MESSAGE_BYTES <= RING_DATA_BYTES // 4,
+    FRAME_BYTES_MAX + 8 * FRAME_RECORDS_COUNT_MAX + RING_MESSAGE_BYTES <= RING_DATA_BYTES // 2,
     "a frame with its records and their chains fits a message",
 )
 invariant(
     FRAME_HEAD_BYTES_MAX + 8 * FRAME_RECORDS_COUNT_MAX + RING_MESSAGE_BYTES
-    <= RING_REQUESTS_BYTES // 4,
+    <= RING_REQUESTS_BYTES // 2,
     "a frame's head and its records' chains fit a message",
 )
 invariant(ARENA_BYTES % ARENA_CHUNK_BYTES == 0, "the arena is whole chunks")
