@@ -42,6 +42,10 @@ RING_RESULTS_BYTES = 8 * MIB
 """Of the ring that brings what a node has asked itself."""
 RING_DATA_BYTES = 8 * MIB
 """Of a ring in which a put's records may travel. A message may take half of a ring."""
+SHARED_BYTES = ARENA_BYTES + RING_REQUESTS_BYTES + RING_RESULTS_BYTES + 3 * RING_DATA_BYTES
+"""Of the arena and the rings. They are used round and round: in the end all of it is taken."""
+NODE_BYTES_MAX = 150_000_000
+"""What a node's processes may take together under any load, pages of files aside."""
 RING_MESSAGE_BYTES = 1 * KIB
 """What a message in a ring may have beside a frame's bytes and its records' chains."""
 
@@ -159,6 +163,9 @@ invariant(
     FRAME_HEAD_BYTES_MAX + 8 * FRAME_RECORDS_COUNT_MAX + RING_MESSAGE_BYTES
     <= RING_REQUESTS_BYTES // 2,
     "a frame's head and its records' chains fit a message",
+)
+invariant(
+    SHARED_BYTES <= NODE_BYTES_MAX // 2, "half of a node's memory is left to each process alone"
 )
 invariant(ARENA_BYTES % ARENA_CHUNK_BYTES == 0, "the arena is whole chunks")
 invariant(

@@ -11,15 +11,16 @@ from tests.clusters import ROLES
 from tools.node.stage import Figure, Memory, cluster, memory_of
 from walle.bench.measure import measure
 from walle.bench.workload import Workload
-from walle.limits import ARENA_BYTES, MIB, RING_DATA_BYTES, RING_REQUESTS_BYTES, RING_RESULTS_BYTES
+from walle.limits import NODE_BYTES_MAX, SHARED_BYTES
 
 if TYPE_CHECKING:
     import argparse
 
     from tests.clusters import DevNodes
 
-AIM_MIB = 150
-AIM = f"aim {AIM_MIB} MiB"
+MB = 1_000_000
+AIM_MB = NODE_BYTES_MAX / MB
+AIM = f"aim {AIM_MB:.0f} MB"
 STREAMS = 10
 IN_FLIGHT = 256
 BATCH = 64
@@ -81,13 +82,13 @@ class Watch:
         shared = sum(each.shared for each in most.found.values())
 
         def part(what: str, size: int) -> Figure:
-            return Figure(f"  {what}", size / MIB, "MiB", most.total / MIB, "all of it")
+            return Figure(f"  {what}", size / MB, "MB", most.total / MB, "all of it")
 
         return [
-            Figure(f"{when}: most of a node", most.total / MIB, "MiB", AIM_MIB, AIM),
+            Figure(f"{when}: most of a node", most.total / MB, "MB", AIM_MB, AIM),
             part("shared by its processes", shared),
             *(part(f"of its {role} alone", each.anonymous) for role, each in most.found.items()),
-            Figure("  most in the second half", after / MIB, "MiB", before / MIB, "in the first"),
+            Figure("  most in the second half", after / MB, "MB", before / MB, "in the first"),
         ]
 
 
@@ -114,6 +115,6 @@ async def _measure(nodes: DevNodes, seconds: float) -> list[Figure]:
         due = closed._replace(batch=BATCH, rate=max(round(TIMES * rate), 1), in_flight=0)
         done = await watch("overload", due)
         figures.append(Figure("entries durable under overload", done, "/s", rate, "full load"))
-    shared = (ARENA_BYTES + RING_REQUESTS_BYTES + RING_RESULTS_BYTES + 3 * RING_DATA_BYTES) / MIB
-    figures.append(Figure("shared memory, if all of it was used", shared, "MiB", AIM_MIB, AIM))
+    all_shared = SHARED_BYTES / MB
+    figures.append(Figure("shared memory, if all of it was used", all_shared, "MB", AIM_MB, AIM))
     return figures

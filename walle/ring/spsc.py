@@ -29,7 +29,7 @@ the ring was made and only grow; a position modulo the capacity is a place in th
 
 kind 1 is a message, kind 2 is padding: a message lies in one piece, so what is left at the end of
 the data is filled up with padding when the next message is larger. Hence a message of up to half
-of the capacity, its header included, always has room in an empty ring, wherever the positions stand.
+of the capacity, with its header, always has room in an empty ring, wherever the positions stand.
 
 The producer writes any number of messages and makes them visible at once by one store; the
 consumer reads all that is visible and gives it back by one store. What a producer that died had
