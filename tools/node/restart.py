@@ -89,7 +89,7 @@ async def start_ms(nodes: DevNodes, name: str) -> float:
     async with asyncio.timeout(WAIT_S):
         while True:
             with suppress(walle.WalleError):
-                async with walle.connect([address], timeout_s=LOOK_S) as client:
+                async with walle.connect([address], timeout_s=PAUSE_S) as client:
                     await client.node_status(address)
                     break
             await asyncio.sleep(LOOK_S)

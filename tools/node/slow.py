@@ -58,7 +58,8 @@ def measure_slow_disk(options: argparse.Namespace) -> list[Figure]:
                 finally:
                     faults.clear("sync_ms", nodes.directory / name)
 
-            return asyncio.run(_measure(nodes, options.seconds, "slow", slow))
+            work = _measure(nodes, options.seconds, "slow", slow, lasting_s=SYNC_MS / 1_000)
+            return asyncio.run(work)
 
 
 async def _measure(
@@ -66,8 +67,12 @@ async def _measure(
     seconds: float,
     ill: str,
     make_ill: Callable[[str], AbstractContextManager[None]],
+    lasting_s: float = 0.0,
 ) -> list[Figure]:
-    """The writer's latencies while one node is ill, beside those from just before."""
+    """The writer's latencies while one node is ill, beside those from just before.
+
+    lasting_s: for how long it stays so once it is let go.
+    """
     figures: list[Figure] = []
     async with walle.connect(nodes.addresses) as client:
         await client.create_stream(STREAM)
@@ -80,7 +85,8 @@ async def _measure(
                     ill_ns = now_ns()
                     with make_ill(name):
                         await asyncio.sleep(seconds)
-                        well_ns = now_ns()
+                    await asyncio.sleep(lasting_s)
+                    well_ns = now_ns()
                     await asyncio.sleep(seconds)
                     end_ns = now_ns()
                 settled_ns = int(SETTLED_S * NS_PER_S)

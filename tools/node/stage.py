@@ -49,7 +49,7 @@ def cluster(options: argparse.Namespace, name: str) -> Iterator[DevNodes]:
     """Three fresh nodes, each of them to be killed and started by itself."""
     directory = options.directory / name
     directory.mkdir()
-    with DevNodes(directory, apart=True) as nodes:
+    with DevNodes(directory, apart=True, errors=directory / "errors") as nodes:
         yield nodes
 
 
