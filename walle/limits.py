@@ -45,7 +45,7 @@ RING_DATA_BYTES = 8 * MIB
 SHARED_BYTES = ARENA_BYTES + RING_REQUESTS_BYTES + RING_RESULTS_BYTES + 3 * RING_DATA_BYTES
 """Of the arena and the rings. They are used round and round: in the end all of it is taken."""
 NODE_BYTES_MAX = 150_000_000
-"""What a node's processes may take together under any load, pages of files aside."""
+"""What a node's processes take together at most, however much is put, pages of files aside."""
 RING_MESSAGE_BYTES = 1 * KIB
 """What a message in a ring may have beside a frame's bytes and its records' chains."""
 
