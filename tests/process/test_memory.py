@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from tests.clusters import DevNodes, wait_until
 from tools.node.stage import memory_of
 from walle.limits import NODE_BYTES_MAX, SHARED_BYTES
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 pytestmark = pytest.mark.slow
 
@@ -22,6 +19,20 @@ DUE = ("--streams", "10", "--clients", "2", "--batch", "64", "--rate", "1000000"
 
 def node_bytes(nodes: DevNodes, name: str) -> int:
     return sum(memory_of(pid).total for pid in nodes.tree(name))
+
+
+def unshared_bytes(pid: int) -> int:
+    """What the process would have if it shared none of its anonymous memory."""
+    text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    return int(text.partition("Anonymous:")[2].split()[0]) * 1_024
+
+
+def test_processes_of_a_node_share_what_was_there_before_them(nodes: DevNodes) -> None:
+    """The garbage collector, which would write into all of it, leaves it alone."""
+    for name in nodes.names:
+        pids = nodes.tree(name)
+        shared = sum(memory_of(pid).anonymous for pid in pids)
+        assert 2 * shared < sum(map(unshared_bytes, pids))
 
 
 def test_a_node_takes_no_more_than_its_bound_however_much_is_due(tmp_path: Path) -> None:
