@@ -80,6 +80,8 @@ UNCOMMITTED_ENTRIES_MAX = 65_536
 UNCOMMITTED_BYTES_MAX = 64 * MIB
 REORDER_BYTES_MAX = 8 * MIB
 REORDER_COUNT_MAX = 4_096
+EARLY_BYTES_MAX = 16 * MIB
+"""Of all streams' puts that wait for their predecessors, or for a member to learn of a claim."""
 ADOPTION_COUNT_MAX = 64
 """Puts that wait for a member to learn who the writer is."""
 READS_WAITING_MAX = 1_024
