@@ -15,6 +15,7 @@ pytestmark = pytest.mark.slow
 
 DUE = ("--streams", "10", "--clients", "2", "--batch", "64", "--rate", "1000000")
 """Many times what three nodes on one machine can do."""
+LASTING = ("--seconds", "5", "--warm-up-seconds", "0", "--json")
 
 
 def node_bytes(nodes: DevNodes, name: str) -> int:
@@ -39,7 +40,7 @@ def test_a_node_takes_no_more_than_its_bound_however_much_is_due(tmp_path: Path)
     with DevNodes(tmp_path, apart=True) as nodes:
         at_rest = {name: node_bytes(nodes, name) for name in nodes.names}
         assert max(at_rest.values()) + SHARED_BYTES < NODE_BYTES_MAX
-        loading = nodes.popen("bench", *DUE, "--seconds", "5", "--json", stdout=-1)
+        loading = nodes.popen("bench", *DUE, *LASTING, stdout=-1)
         most = dict(at_rest)
 
         def has_ended() -> bool:
