@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import select
@@ -90,6 +91,7 @@ class DevCluster:
         parent = os.getpid()
         log_path = self._data / f"{config.node}.log"
         self._logs[config.node] = NodeLog(log_path)
+        gc.freeze()  # as in `fork_child`
         pid = os.fork()
         if pid:
             return pid

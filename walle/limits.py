@@ -34,14 +34,18 @@ NODES_COUNT_MAX = 128
 
 # Shared memory of a node.
 ARENA_CHUNK_BYTES = FRAME_BYTES_MAX
-ARENA_BYTES = 64 * MIB
+ARENA_BYTES = 32 * MIB
 RING_REQUESTS_BYTES = 2 * MIB
 """Of the ring that brings what has arrived: heads, chains and places. What is in it goes before
 whatever comes next, so it is small."""
 RING_RESULTS_BYTES = 8 * MIB
 """Of the ring that brings what a node has asked itself."""
-RING_DATA_BYTES = 16 * MIB
-"""Of a ring in which a put's records may travel. A message may take a quarter of a ring."""
+RING_DATA_BYTES = 8 * MIB
+"""Of a ring in which a put's records may travel. A message may take half of a ring."""
+SHARED_BYTES = ARENA_BYTES + RING_REQUESTS_BYTES + RING_RESULTS_BYTES + 3 * RING_DATA_BYTES
+"""Of the arena and the rings. They are used round and round: in the end all of it is taken."""
+NODE_BYTES_MAX = 150_000_000
+"""What a node's processes take together at most, however much is put, pages of files aside."""
 RING_MESSAGE_BYTES = 1 * KIB
 """What a message in a ring may have beside a frame's bytes and its records' chains."""
 
@@ -76,6 +80,8 @@ UNCOMMITTED_ENTRIES_MAX = 65_536
 UNCOMMITTED_BYTES_MAX = 64 * MIB
 REORDER_BYTES_MAX = 8 * MIB
 REORDER_COUNT_MAX = 4_096
+EARLY_BYTES_MAX = 16 * MIB
+"""Of all streams' puts that wait for their predecessors, or for a member to learn of a claim."""
 ADOPTION_COUNT_MAX = 64
 """Puts that wait for a member to learn who the writer is."""
 READS_WAITING_MAX = 1_024
@@ -154,13 +160,16 @@ invariant(
 invariant(ENTRY_DATA_BYTES_MAX < FRAME_BYTES_MAX, "an entry of the largest size fits a frame")
 invariant(FRAME_BYTES_MAX <= ARENA_BYTES // 4, "the arena holds several frames of the largest size")
 invariant(
-    FRAME_BYTES_MAX + 8 * FRAME_RECORDS_COUNT_MAX + RING_MESSAGE_BYTES <= RING_DATA_BYTES // 4,
+    FRAME_BYTES_MAX + 8 * FRAME_RECORDS_COUNT_MAX + RING_MESSAGE_BYTES <= RING_DATA_BYTES // 2,
     "a frame with its records and their chains fits a message",
 )
 invariant(
     FRAME_HEAD_BYTES_MAX + 8 * FRAME_RECORDS_COUNT_MAX + RING_MESSAGE_BYTES
-    <= RING_REQUESTS_BYTES // 4,
+    <= RING_REQUESTS_BYTES // 2,
     "a frame's head and its records' chains fit a message",
+)
+invariant(
+    SHARED_BYTES <= NODE_BYTES_MAX // 2, "half of a node's memory is left to each process alone"
 )
 invariant(ARENA_BYTES % ARENA_CHUNK_BYTES == 0, "the arena is whole chunks")
 invariant(

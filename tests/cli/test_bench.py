@@ -13,6 +13,8 @@ import psutil
 import pytest
 
 from tests.clusters import DevNodes, wait_until
+from walle.bench.trace import LAST, STEPS, check_perf
+from walle.errors import ConfigError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -144,3 +146,55 @@ def test_a_terminated_measurement_leaves_nothing(tmp_path: Path) -> None:
         assert process.stderr.read().strip() == b"walle: interrupted"
     wait_until(lambda: not any(each.is_running() for each in started), "all have ended")
     assert list(tmp_path.iterdir()) == []
+
+
+def traced(*options: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "walle", "bench", "--trace", *options],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_a_put_is_traced_through_all_processes(tmp_path: Path) -> None:
+    try:
+        check_perf()
+    except ConfigError as error:
+        pytest.skip(str(error))
+    own = ("--seconds", "1", "--warm-up-seconds", "0.2", "--directory", str(tmp_path))
+    found = json.loads(traced("--json", *own).stdout)
+    assert 0 < found["followed"] <= found["puts"]
+    stages = {each["stage"]: each["median_us"] for each in found["stages"]}
+    assert list(stages) == [*(step.name for step in STEPS), LAST]
+    assert all(0 < median_us < found["total_us"] for median_us in stages.values())
+    text = traced(*own).stdout
+    assert all(words in text for words in (*stages, "puts were followed", "in all"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_trace_without_perf_says_what_to_install(tmp_path: Path) -> None:
+    done = traced(PATH=str(tmp_path))
+    assert (done.returncode, done.stdout) == (78, "")
+    assert done.stderr.strip().endswith("apt-get install linux-perf")
+
+
+def test_a_trace_that_perf_refuses_says_why(tmp_path: Path) -> None:
+    perf = tmp_path / "perf"
+    perf.write_text(
+        "#!/bin/sh\necho event syntax error >&2\necho Error: No permissions >&2\nexit 9"
+    )
+    perf.chmod(0o755)
+    done = traced(PATH=str(tmp_path))
+    assert (done.returncode, done.stdout) == (78, "")
+    assert "as root" in done.stderr
+    assert "(Error: No permissions)" in done.stderr
+
+
+@pytest.mark.parametrize("option", ["--connect", "--streams", "--rate", "--report"])
+def test_a_trace_refuses_what_it_has_no_use_for(tmp_path: Path, option: str) -> None:
+    done = traced(option, str(tmp_path / "report") if option == "--report" else "1")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"{option} does not go with --trace" in done.stderr

@@ -11,6 +11,7 @@ from walle.errors import ConfigError, InvariantError, LocalProtocolError
 from walle.ring.spsc import Ring
 
 CAPACITY = 256
+SIZE_MAX = CAPACITY // 2 - 8
 DATA = Ring.OVERHEAD_BYTES
 PUBLISHED, CONSUMER_SLEEPS, RELEASED, PRODUCER_WAITS_FOR = 64, 128, 192, 256
 
@@ -148,14 +149,14 @@ def test_refused_message_leaves_nothing_behind() -> None:
     assert taken(ring)[3:] == [b"small"]
 
 
-def test_message_above_a_quarter_is_the_callers_mistake() -> None:
+def test_message_above_half_is_the_callers_mistake() -> None:
     ring = make_ring()
-    assert ring.try_write(bytes(CAPACITY // 4))
-    with pytest.raises(LocalProtocolError, match="65 bytes; at most 64"):
-        ring.try_write(bytes(60), bytes(5))
+    assert ring.try_write(bytes(SIZE_MAX))
+    with pytest.raises(LocalProtocolError, match="121 bytes; at most 120"):
+        ring.try_write(bytes(60), bytes(61))
     ring.publish()
-    with pytest.raises(LocalProtocolError, match="65 bytes; at most 64"):
-        ring.arm_producer(CAPACITY // 4 + 1)
+    with pytest.raises(LocalProtocolError, match="121 bytes; at most 120"):
+        ring.arm_producer(SIZE_MAX + 1)
 
 
 @pytest.mark.parametrize("place", range(0, CAPACITY, 8))
@@ -163,7 +164,7 @@ def test_largest_message_fits_an_empty_ring_wherever_it_stands(place: int) -> No
     ring = make_ring()
     for _ in range(place // 8):
         exchange(ring, b"")
-    exchange(ring, bytes(CAPACITY // 4))
+    exchange(ring, bytes(SIZE_MAX))
 
 
 @pytest.mark.parametrize("part", ["text", memoryview(bytes(8)).cast("Q")])
@@ -216,7 +217,7 @@ def test_producer_is_woken_once_there_is_room_for_what_it_waits_for() -> None:
 
 def test_producer_does_not_wait_where_there_is_room() -> None:
     ring = make_ring()
-    assert not ring.arm_producer(CAPACITY // 4)
+    assert not ring.arm_producer(SIZE_MAX)
     exchange(ring, b"one")
     assert not ring.release()
 

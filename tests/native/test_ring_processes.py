@@ -66,7 +66,7 @@ def produce(link: Link, count: int, seed: int) -> int:
     sleeps = 0
     unpublished = chance.randrange(1, 64)
     for index in range(count):
-        message = content_of(index)[: link.capacity // 4]
+        message = content_of(index)[: link.capacity // 2 - 8]
         while not ring.try_write(message):
             if ring.publish():
                 link.consumers_bell.ring()
@@ -92,7 +92,7 @@ def consume(link: Link, count: int, seed: int) -> int:
     while received < count:
         views = ring.consume(chance.choice([1, 200, 1 << 20]))
         for view in views:
-            assert view == content_of(received)[: link.capacity // 4], f"message {received}"
+            assert view == content_of(received)[: link.capacity // 2 - 8], f"message {received}"
             received += 1
         if ring.release():
             link.producers_bell.ring()

@@ -26,7 +26,7 @@ class RingMachine(RuleBasedStateMachine):
         self.count = 0
 
     def _size(self, data: st.DataObject) -> int:
-        return data.draw(st.integers(0, self.capacity // 4), label="size")
+        return data.draw(st.integers(0, self.capacity // 2 - 8), label="size")
 
     @rule(data=st.data())
     def try_write(self, data: st.DataObject) -> None:

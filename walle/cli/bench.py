@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 import click
+from click.core import ParameterSource
 from rich.console import Console
 
 from walle.bench.measure import measure
@@ -20,6 +21,7 @@ from walle.bench.report import (
     describe_workload,
     render,
 )
+from walle.bench.trace import check_perf, trace
 from walle.bench.workload import DISTRIBUTIONS, Workload
 from walle.cli.common import (
     TLS,
@@ -44,6 +46,10 @@ if TYPE_CHECKING:
 STREAMS_MAX = 1_000
 IN_FLIGHT_DEFAULT = 256
 DEV_NODES = 3
+TRACE_OPTIONS = frozenset(
+    {"is_traced", "dev", "size", "seconds", "warm_up_seconds", "directory", "as_json"}
+)
+"""What goes with --trace."""
 
 
 @click.command()
@@ -129,6 +135,13 @@ DEV_NODES = 3
     metavar="FILE.html",
     help="Write a report with charts, as one file.",
 )
+@click.option(
+    "--trace",
+    "is_traced",
+    is_flag=True,
+    help="Show instead where each microsecond of a put goes: puts one entry at a time on three "
+    "fresh nodes, and follows each through all processes. As root, with Linux's perf.",
+)
 @json_option
 @connect_option
 def bench(
@@ -150,6 +163,7 @@ def bench(
     connect: str,
     *,
     dev: bool,
+    is_traced: bool,
     as_json: bool,
 ) -> int:
     """Measure a cluster: throughput, latency and cost under a load.
@@ -161,7 +175,12 @@ def bench(
         walle bench --dev
         walle bench --dev --rate 5000 --streams 10 --readers 10 --report bench.html
         walle bench --connect 10.0.0.1:7411 --in-flight 1 --seconds 30 --json
+        walle bench --trace
     """
+    # Whoever is asked to end removes what was made, as when interrupted.
+    signal.signal(signal.SIGTERM, lambda _number, _frame: signal.raise_signal(signal.SIGINT))
+    if is_traced:
+        return _trace(_entry_size(size), seconds, warm_up_seconds, directory, as_json=as_json)
     if replicas and members:
         raise click.UsageError("--replicas and --members exclude each other")
     if rate and in_flight:
@@ -217,11 +236,6 @@ def _measure(
     members: str,
     is_dev: bool,
 ) -> dict[str, Any]:
-    # Whoever is asked to end removes what was made, as when interrupted.
-    signal.signal(signal.SIGTERM, lambda _number, _frame: signal.raise_signal(signal.SIGINT))
-    meta = click.get_current_context().meta
-    if is_dev:
-        meta.pop(TLS, None)  # those nodes are reached without
     with _cluster(connect, directory, is_dev=is_dev) as (addresses, probed), _live() as show:
 
         async def work(client: Client) -> dict[str, Any]:
@@ -229,7 +243,7 @@ def _measure(
                 client,
                 workload,
                 addresses,
-                tls=meta.get(TLS),
+                tls=click.get_current_context().meta.get(TLS),
                 replicas=replicas,
                 members=[node.strip() for node in members.split(",")] if members else [],
                 directory=probed,
@@ -244,13 +258,67 @@ def _cluster(
     connect: str, directory: Path | None, *, is_dev: bool
 ) -> Iterator[tuple[str, Path | None]]:
     """Where to connect, and where to look at the disk."""
-    if not is_dev:
+    if is_dev:
+        with _fresh_nodes(directory) as (addresses, data):
+            yield addresses, data
+    else:
         yield connect, directory
-        return
+
+
+@contextmanager
+def _fresh_nodes(directory: Path | None) -> Iterator[tuple[str, Path]]:
+    """Nodes of the measurement's own: where to connect, and where their data are."""
+    click.get_current_context().meta.pop(TLS, None)  # they are reached without
     with tempfile.TemporaryDirectory(prefix="walle-bench-", dir=directory) as made:
         data = Path(made)
         with dev_cluster(data, DEV_NODES) as addresses:
             yield ",".join(addresses), data
+
+
+def _trace(
+    size_bytes: int,
+    seconds: float,
+    warm_up_s: float,
+    directory: Path | None,
+    *,
+    as_json: bool,
+) -> int:
+    context = click.get_current_context()
+    for option in context.command.params:
+        source = context.get_parameter_source(option.name or "")
+        if source is ParameterSource.COMMANDLINE and option.name not in TRACE_OPTIONS:
+            text = f"{option.opts[0]} does not go with --trace: one entry at a time is put, on "
+            raise click.UsageError(f"{text}{DEV_NODES} fresh nodes of this machine")
+    check_perf()
+    with _fresh_nodes(directory) as (addresses, data):
+
+        async def work(client: Client) -> dict[str, Any]:
+            return await trace(
+                client,
+                size_bytes=size_bytes,
+                seconds=seconds,
+                warm_up_s=warm_up_s,
+                directory=data,
+            )
+
+        result = run_client(addresses, work)
+    if as_json:
+        print_json(result)
+    else:
+        _print_trace(console(), result)
+    return int(not result["followed"])
+
+
+def _print_trace(out: Console, result: dict[str, Any]) -> None:
+    out.print(f"{result['followed']} of {result['puts']} puts were followed; medians of them\n")
+    if not result["followed"]:
+        return
+    table = new_table("STAGE", "US")
+    table.columns[1].justify = "right"
+    for each in result["stages"]:
+        table.add_row(each["stage"], f"{each['median_us']:,.1f}")
+    table.add_row("in all", f"{result['total_us']:,.1f}")
+    out.print(table)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from walle.errors import Code
-from walle.limits import ADOPTION_COUNT_MAX, REORDER_BYTES_MAX
+from walle.limits import ADOPTION_COUNT_MAX, EARLY_BYTES_MAX
 from walle.messages import AskWriter, AskWriterReply
 
 if TYPE_CHECKING:
@@ -50,9 +50,10 @@ class Adoption:
         """Lets the put wait for the answer; False when there is no room for it."""
         kept = batch.detach() if batch is not None else None
         waiting = Waiting(sender, request_id, put, kept)
-        size = waiting.size + sum(each.size for each in self._waiting)
-        if size > REORDER_BYTES_MAX or len(self._waiting) >= ADOPTION_COUNT_MAX:
+        early_bytes = self._context.early_bytes + waiting.size
+        if early_bytes > EARLY_BYTES_MAX or len(self._waiting) >= ADOPTION_COUNT_MAX:
             return False
+        self._context.early_bytes = early_bytes
         self._waiting.append(waiting)
         self.ask()
         return True
@@ -114,5 +115,6 @@ class Adoption:
                 self._alarmed = contradiction
                 member.diverged(told)
         waiting, self._waiting = self._waiting, []
+        self._context.early_bytes -= sum(each.size for each in waiting)
         for each in waiting:
             member.put(*each, may_wait=False)

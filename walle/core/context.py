@@ -35,6 +35,7 @@ class Context:
         members and `/cluster` need goes on.
     has_reserve: whether it has room for what claims need.
     throttle: bounds what all members together backfill.
+    early_bytes: of the puts that all members together keep until they can be looked at.
     """
 
     def __init__(self, node_id: str, random: Random, *, backfill_bytes_per_second: int = 0) -> None:
@@ -44,6 +45,7 @@ class Context:
         self.wall_us = 0
         self.has_space = True
         self.has_reserve = True
+        self.early_bytes = 0
         self.outbox = Outbox(node_id)
         self.timers = Timers()
         self.calls = Calls(self)

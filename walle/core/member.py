@@ -112,7 +112,7 @@ class Member:
         self.on_stale = on_stale
         self._sequence = 0
         self._ordered_id = self.history.committed.entry_id
-        self._reordered = ReorderQueue()
+        self._reordered = ReorderQueue(context)
         self._missing: Position | None = None
         self._learning = False
         self.reading = Reading(context, self)

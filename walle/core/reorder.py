@@ -5,9 +5,10 @@ from __future__ import annotations
 from bisect import bisect_right, insort_right
 from typing import TYPE_CHECKING, NamedTuple
 
-from walle.limits import REORDER_BYTES_MAX, REORDER_COUNT_MAX
+from walle.limits import EARLY_BYTES_MAX, REORDER_BYTES_MAX, REORDER_COUNT_MAX
 
 if TYPE_CHECKING:
+    from walle.core.context import Context
     from walle.core.effects import Address
     from walle.ids import Position
     from walle.messages import Put
@@ -28,7 +29,8 @@ class ReorderQueue:
     again.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, context: Context) -> None:
+        self._context = context
         self.puts: list[EarlyPut] = []
         self._bytes = 0
 
@@ -36,9 +38,13 @@ class ReorderQueue:
         """Keeps the newest entries that fit: the commit point moves towards them."""
         kept = early._replace(batch=early.batch.detach())
         insort_right(self.puts, kept, key=_first_id)
-        self._bytes += kept.batch.payload.size
-        while self._bytes > REORDER_BYTES_MAX or len(self.puts) > REORDER_COUNT_MAX:
-            self._bytes -= self.puts.pop(0).batch.payload.size
+        self._count(kept.batch.payload.size)
+        while self.puts and (
+            self._bytes > REORDER_BYTES_MAX
+            or len(self.puts) > REORDER_COUNT_MAX
+            or self._context.early_bytes > EARLY_BYTES_MAX
+        ):
+            self._drop(0)
 
     def beginning_up_to(self, entry_id: int) -> list[EarlyPut]:
         """Those whose first entry is `entry_id` or one before it."""
@@ -57,14 +63,19 @@ class ReorderQueue:
 
     def remove(self, early: EarlyPut) -> None:
         """It is done with."""
-        index = next(index for index, each in enumerate(self.puts) if each is early)
-        del self.puts[index]
-        self._bytes -= early.batch.payload.size
+        self._drop(next(index for index, each in enumerate(self.puts) if each is early))
 
     def clear(self) -> None:
         """Another writer is promised: these are refused."""
         self.puts.clear()
-        self._bytes = 0
+        self._count(-self._bytes)
+
+    def _drop(self, index: int) -> None:
+        self._count(-self.puts.pop(index).batch.payload.size)
+
+    def _count(self, size: int) -> None:
+        self._bytes += size
+        self._context.early_bytes += size
 
 
 def _first_id(early: EarlyPut) -> int:

@@ -28,8 +28,8 @@ the ring was made and only grow; a position modulo the capacity is a place in th
      +---------+---------+------------------------------------------------+
 
 kind 1 is a message, kind 2 is padding: a message lies in one piece, so what is left at the end of
-the data is filled up with padding when the next message is larger. Hence a message of up to a
-quarter of the capacity always has room in an empty ring, wherever the positions stand.
+the data is filled up with padding when the next message is larger. Hence a message of up to half
+of the capacity, with its header, always has room in an empty ring, wherever the positions stand.
 
 The producer writes any number of messages and makes them visible at once by one store; the
 consumer reads all that is visible and gives it back by one store. What a producer that died had
@@ -96,7 +96,7 @@ class Ring:
         self._data = view[self.OVERHEAD_BYTES :]
         self._slice = self._data.toreadonly().__getitem__
         self._mask = capacity - 1
-        self._size_max = capacity // 4
+        self._size_max = capacity // 2 - _HEADER_BYTES
         self._written: int = lib.walle_ring_published(self._ring)
         self._published = self._written
         self._consumed: int = lib.walle_ring_released(self._ring)
@@ -115,7 +115,7 @@ class Ring:
         Returns False if there is no room; nothing is written then.
 
         Raises:
-            LocalProtocolError: the message has more than a quarter of the capacity.
+            LocalProtocolError: the message has more than half of the capacity, with its header.
         """
         size = sum(map(len, parts))
         if size > self._size_max:

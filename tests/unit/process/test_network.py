@@ -254,11 +254,11 @@ def test_frames_that_find_no_room_are_passed_on_once_there_is_some(region: Regio
         async with serving(region) as served:
             await served.connect(CLIENT)
             await served.arrived(1)
-            for _ in range(40):
+            for _ in range(24):
                 served.write(put_of(batch))
             await eventually(lambda: served.network._backlog)
             await asyncio.sleep(0.1)
-            await served.arrived(40)
+            await served.arrived(24)
 
     run_turns(run())
 

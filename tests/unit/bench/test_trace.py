@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tools.trace_put import LAST, STEPS, Event, follow, parse, stages
+from walle.bench.trace import LAST, STEPS, Event, follow, parse, stages, summarize
 
 NODES = [
     {"client": 1, "network": node + 1, "consensus": node + 2, "storage": node + 3}
@@ -78,3 +78,15 @@ def test_the_second_answer_counts() -> None:
 
 def test_a_put_that_one_node_only_shows_is_left_out() -> None:
     assert stages(way_of(NODES[0], 0, 3), NODES, [(0, 1_000)]) == []
+
+
+def test_medians_are_of_each_stage() -> None:
+    times_ns = [[1_000 * (put + stage) for stage in range(len(STEPS) + 1)] for put in (1, 9, 2)]
+    told = summarize(times_ns, 5)
+    assert (told["puts"], told["followed"]) == (5, 3)
+    assert [each["median_us"] for each in told["stages"]] == [2 + n for n in range(len(STEPS) + 1)]
+    assert told["total_us"] == sum(2 + number for number in range(len(STEPS) + 1))
+
+
+def test_where_no_put_was_followed_no_stage_is_told() -> None:
+    assert summarize([], 5) == {"puts": 5, "followed": 0, "stages": [], "total_us": None}

@@ -1,16 +1,13 @@
-"""Shows where the time of a put goes: from the client through the nodes' processes, and back.
+"""`walle bench --trace`: where the time of a put goes, from the client through the nodes and back.
 
-    .venv/bin/python -m tools.trace_put                 as root, with `perf` (Debian: linux-perf)
-
-Puts entries of 1 KiB one at a time on three nodes of this machine, while perf notes the system
-calls of all processes concerned, on one clock. Nothing is added to what is traced: that a process
-has been given something, and that it hands it on, is seen by its system calls. Each put is followed
-through the node whose answer made it durable, the second of three. Prints the median of each stage.
+Puts entries one at a time, while `perf` notes the system calls of all processes concerned, on one
+clock. Nothing is added to what is traced: that a process has been given something, and that it
+hands it on, is seen by its system calls. Each put is followed through the node whose answer made it
+durable, the second of three.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import os
 import re
@@ -18,27 +15,28 @@ import shutil
 import signal
 import statistics
 import subprocess
-import sys
-import tempfile
 import time
+from bisect import bisect_left
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import walle
 from walle.bench.usage import find_nodes
-from walle.dev import dev_cluster
+from walle.errors import ConfigError
 from walle.limits import NS_PER_S
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from walle.client.client import Client
+    from walle.client.writer import Writer
+
 STREAM = "/traced"
-ENTRY_BYTES = 1_024
-WARM_UP_COUNT = 100
 PAUSE_S = 0.01
 """Between puts, so that each is alone: its commit point has reached the members by then."""
 ATTACH_S = 1.0
+EVENTS = Path("/sys/kernel/tracing/events/syscalls")
+OPTION = "--trace"
 
 SEND = frozenset({"sendto", "sendmsg", "write", "writev"})
 RECEIVE = frozenset({"recvfrom", "recvmsg", "read"})
@@ -138,7 +136,9 @@ def stages(
     """How long each stage took, for every put that can be followed: through the second node."""
     found = []
     for begin_ns, end_ns in puts:
-        own = [each for each in events if begin_ns <= each.time_ns <= end_ns]
+        first = bisect_left(events, begin_ns, key=lambda event: event.time_ns)
+        behind = bisect_left(events, end_ns + 1, key=lambda event: event.time_ns)
+        own = events[first:behind]
         ways = [way for node in nodes if (way := follow(own, node, begin_ns, end_ns))]
         if len(ways) >= 2:
             way = sorted(ways, key=lambda times: times[-2])[1]
@@ -146,14 +146,29 @@ def stages(
     return found
 
 
+def check_perf() -> None:
+    """Raises:
+    ConfigError: there is no `perf`, or it may not follow system calls.
+    """
+    if shutil.which("perf") is None:
+        rule = "needs Linux's perf; install it, on Debian by: apt-get install linux-perf"
+        raise ConfigError(OPTION, rule)
+    command = ["perf", "record", "-q", "-o", os.devnull, "-e", "syscalls:sys_enter_fdatasync"]
+    done = subprocess.run([*command, "true"], capture_output=True, text=True, check=False)  # noqa: S603
+    if done.returncode:
+        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+        why = next((line for line in lines if line.startswith("Error:")), lines[0] if lines else "")
+        rule = f"perf may not follow system calls; run this as root, on the machine itself ({why})"
+        raise ConfigError(OPTION, rule)
+
+
 class Perf:
     """`perf record` on some processes, for the length of the block."""
 
-    def __init__(self, pids: Iterable[int], path: Path) -> None:
+    def __init__(self, pids: Sequence[int], path: Path) -> None:
         self._path = path
-        events = [f"syscalls:sys_{what}_{call}" for what in ("enter", "exit") for call in CALLS]
-        known = Path("/sys/kernel/tracing/events/syscalls")
-        events = [each for each in events if (known / each.partition(":")[2]).exists()]
+        names = [f"sys_{what}_{call}" for what in ("enter", "exit") for call in sorted(CALLS)]
+        events = [f"syscalls:{name}" for name in names if (EVENTS / name).exists()]
         self._command = [
             *("perf", "record", "-q", "-k", "CLOCK_MONOTONIC", "-o", str(path)),
             *("-e", ",".join(events), "-p", ",".join(map(str, pids))),
@@ -168,68 +183,69 @@ class Perf:
         await self._process.wait()
 
     def events(self) -> list[Event]:
-        command = [
-            "perf",
-            "script",
-            "-i",
-            str(self._path),
-            "--ns",
-            "-F",
-            "pid,tid,time,event,trace",
-        ]
+        """What was noted, in the order of time."""
+        fields = ("-F", "pid,tid,time,event,trace")
+        command = ["perf", "script", "-i", str(self._path), "--ns", *fields]
         done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603
         return parse(done.stdout.splitlines())
 
 
-async def trace(addresses: Sequence[str], count: int, path: Path) -> list[list[int]]:
-    """Puts so many entries one at a time; returns the stages of those that could be followed."""
-    async with walle.connect(addresses) as client:
-        await client.create_stream(STREAM)
-        pids = await find_nodes(client)
-        names = sorted({name.partition(" ")[0] for name in pids})
-        roles = ("network", "consensus", "storage")
-        nodes = [
-            {"client": os.getpid(), **{role: pids[f"{name} {role}"] for role in roles}}
-            for name in names
-        ]
-        async with client.claim(STREAM, address="trace") as writer:
-            data = os.urandom(ENTRY_BYTES)
-            for _ in range(WARM_UP_COUNT):
-                await writer.put(data)
-            puts = []
-            perf = Perf([os.getpid(), *pids.values()], path)
-            async with perf:
-                for _ in range(count):
-                    await asyncio.sleep(PAUSE_S)
-                    begin_ns = time.monotonic_ns()
-                    await writer.put(data)
-                    puts.append((begin_ns, time.monotonic_ns()))
-    return stages(perf.events(), nodes, puts)
+async def trace(
+    client: Client, *, size_bytes: int, seconds: float, warm_up_s: float, directory: Path
+) -> dict[str, Any]:
+    """Puts entries one at a time, on nodes of this machine; returns where their time went.
+
+    Args:
+        directory: for what perf notes. `check_perf` says whether it can.
+
+    Returns:
+        puts: how many there were.
+        followed: how many of them could be followed.
+        stages: of each, in the order of a put's way, its name and the median of its time.
+        total_us: the median of their sums; None if none could be followed.
+    """
+    await client.create_stream(STREAM)
+    pids = await find_nodes(client)
+    roles = ("network", "consensus", "storage")
+    nodes = [
+        {"client": os.getpid(), **{role: pids[f"{name} {role}"] for role in roles}}
+        for name in sorted({name.partition(" ")[0] for name in pids})
+    ]
+    data = os.urandom(size_bytes)
+    perf = Perf([os.getpid(), *pids.values()], directory / "perf.data")
+    async with client.claim(STREAM, address="trace") as writer:
+        await _put(writer, data, warm_up_s)
+        async with perf:
+            puts = await _put(writer, data, seconds)
+    events = await asyncio.to_thread(perf.events)
+    return summarize(stages(events, nodes, puts), len(puts))
 
 
-def main() -> int:
-    """Returns the exit status."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--count", type=int, default=300, help="how many puts")
-    parser.add_argument("--directory", type=Path, default=Path(tempfile.gettempdir()))
-    arguments = parser.parse_args()
-    if shutil.which("perf") is None or os.geteuid():
-        print("this needs root and perf; install it by: apt-get install linux-perf")
-        return 1
-    with tempfile.TemporaryDirectory(prefix="walle-trace-", dir=arguments.directory) as made:
-        directory = Path(made)
-        with dev_cluster(directory) as addresses:
-            found = asyncio.run(trace(addresses, arguments.count, directory / "perf.data"))
-    print(f"{len(found)} of {arguments.count} puts followed; medians, in microseconds")
-    if not found:
-        return 1
-    for name, *times_ns in zip([*(step.name for step in STEPS), LAST], *found, strict=True):
-        print(f"{name:32} {statistics.median(times_ns) / 1_000:8.1f}")
-    print(f"{'in all':32} {statistics.median(map(sum, found)) / 1_000:8.1f}")
-    return 0
+async def _put(writer: Writer, data: bytes, seconds: float) -> list[tuple[int, int]]:
+    """When each put began and ended."""
+    puts = []
+    until_s = time.monotonic() + seconds
+    while time.monotonic() < until_s:
+        await asyncio.sleep(PAUSE_S)
+        begin_ns = time.monotonic_ns()
+        await writer.put(data)
+        puts.append((begin_ns, time.monotonic_ns()))
+    return puts
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def summarize(found: Sequence[Sequence[int]], puts_count: int) -> dict[str, Any]:
+    """What `trace` returns, of the times of each put's stages, in nanoseconds."""
+    names = [*(step.name for step in STEPS), LAST]
+    return {
+        "puts": puts_count,
+        "followed": len(found),
+        "stages": [
+            {"stage": name, "median_us": _median_us(times_ns)}
+            for name, times_ns in zip(names, zip(*found, strict=True), strict=bool(found))
+        ],
+        "total_us": _median_us([sum(times_ns) for times_ns in found]) if found else None,
+    }
+
+
+def _median_us(times_ns: Sequence[int]) -> float:
+    return round(statistics.median(times_ns) / 1_000, 1)

@@ -1,0 +1,69 @@
+"""What the measurements of a node look at, and what they print of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+import walle
+from tools.measure_node import table_of
+from tools.node.stage import Figure, Timeline, cpu_s, memory_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MS = 1_000_000
+MIB = 1 << 20
+
+
+def test_latencies_are_those_of_what_was_due_then() -> None:
+    timeline = Timeline()
+    for number in range(100):
+        timeline.done(number, number + (number + 1) * MS, count=1, size_bytes=1)
+    assert timeline.latency_ms(0, 100) == 100
+    assert timeline.latency_ms(0, 50, percent=50) == 26
+    assert timeline.first_done_ns(0) == MS
+    assert timeline.first_done_ns(1_000 * MS) is None
+    with pytest.raises(walle.Unavailable):
+        timeline.latency_ms(100, 200)
+
+
+def test_figures_are_shown_beside_what_they_are_compared_with() -> None:
+    figures = [Figure("most", 75.0, "MB", 150.0, "aim"), Figure("alone", 1_234.5, "ms")]
+    table = table_of("memory", figures)
+    assert [list(column.cells) for column in table.columns] == [
+        ["most", "alone"],
+        ["75.00", "1,234.50"],
+        ["MB", "ms"],
+        ["0.50", ""],
+        ["aim", ""],
+    ]
+
+
+def test_what_a_process_takes_is_counted() -> None:
+    before, used_s = memory_of(os.getpid()), cpu_s(os.getpid())
+    taken = bytearray(b"x") * (64 * MIB)
+    until_s = time.process_time() + 0.05
+    while time.process_time() < until_s:
+        pass
+    assert memory_of(os.getpid()).anonymous > before.anonymous + 32 * MIB
+    assert cpu_s(os.getpid()) > used_s + 0.04
+    assert len(taken) == 64 * MIB
+
+
+@pytest.mark.slow
+def test_a_frozen_node_is_measured(tmp_path: Path) -> None:
+    told = tmp_path / "told.json"
+    command = [sys.executable, "-m", "tools.measure_node", "frozen", "--seconds", "0.5"]
+    options = ["--directory", str(tmp_path), "--json", str(told)]
+    done = subprocess.run([*command, *options], stdout=subprocess.PIPE, text=True, check=True)
+    figures = json.loads(told.read_text())["figures"]["frozen"]
+    assert len(figures) == 15
+    assert all(each["value"] > 0 and each["what"].strip() in done.stdout for each in figures)
+    assert list(tmp_path.iterdir()) == [told]
