@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
+from tools.node.backfill import measure_backfill
 from tools.node.idle import measure_idle
 from tools.node.memory import measure_memory
 from tools.node.restart import measure_restart
@@ -37,6 +38,7 @@ MEASUREMENTS: dict[str, Callable[[argparse.Namespace], list[Figure]]] = {
     "frozen": measure_frozen,
     "slow-disk": measure_slow_disk,
     "restart": measure_restart,
+    "backfill": measure_backfill,
     "idle": measure_idle,
     "streams": measure_streams,
 }

@@ -3,35 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
-from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 import walle
-from tools.node.stage import Figure, Source, cluster
+from tools.node.stage import LOOK_S, WAIT_S, Figure, Source, cluster, fill, wait_for
 from walle.bench.worker import now_ns
 from walle.limits import NS_PER_MS
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable
 
     from tests.clusters import DevNodes
-    from walle.client.writer import Writer
 
 STREAM = "/measured"
 SIZE_BYTES = 1_024
-BATCH = 256
-IN_FLIGHT = 32
-"""Batches of the history that is made."""
 SHORT_ENTRIES = 10_000
 """Of the history with which a long one is compared."""
 AIM_MS = 1_000.0
 PAUSE_S = 1.0
-LOOK_S = 0.005
-WAIT_S = 120.0
 
 
 class Restart(NamedTuple):
@@ -66,16 +57,23 @@ async def _measure(nodes: DevNodes, entries: int) -> Restart:
     async with walle.connect(nodes.addresses) as client:
         await client.create_stream(STREAM)
         async with client.claim(STREAM, address="measure") as writer:
-            await _fill(writer, entries - writer.committed.entry_id)
+            await fill(writer, entries - writer.committed.entry_id, SIZE_BYTES)
             async with Source(writer) as timeline:
                 for name in ("n2", "n3"):
                     await asyncio.sleep(PAUSE_S)
                     await asyncio.to_thread(nodes.kill, name)
                 await asyncio.sleep(PAUSE_S)
                 begun_ns = now_ns()
+
+                async def listening() -> int | None:
+                    return now_ns() if _listens(nodes, "n2") else None
+
+                async def acknowledging() -> int | None:
+                    return timeline.first_done_ns(begun_ns)
+
                 starting = asyncio.create_task(asyncio.to_thread(nodes.start, "n2"))
-                listened_ns = await _wait(lambda: now_ns() if _listens(nodes, "n2") else None)
-                done_ns = await _wait(lambda: timeline.first_done_ns(begun_ns))
+                listened_ns = await wait_for(listening)
+                done_ns = await wait_for(acknowledging)
                 await starting
                 await asyncio.to_thread(nodes.start, "n3")
     return Restart((listened_ns - begun_ns) / NS_PER_MS, (done_ns - begun_ns) / NS_PER_MS)
@@ -98,31 +96,9 @@ async def start_ms(nodes: DevNodes, name: str) -> float:
     return (done_ns - begun_ns) / NS_PER_MS
 
 
-async def _fill(writer: Writer, count: int) -> None:
-    """Puts so many entries, in batches."""
-    data = os.urandom(SIZE_BYTES)
-    puts: deque[asyncio.Future[walle.Position]] = deque()
-    for left in range(count, 0, -BATCH):
-        puts.append(writer.put_many([data] * min(left, BATCH)))
-        if len(puts) > IN_FLIGHT:
-            await puts.popleft()
-    for put in puts:
-        await put
-
-
 def _listens(nodes: DevNodes, name: str) -> bool:
     """Whether the node takes connections."""
     port = nodes.port + nodes.names.index(name)
     with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1.0):
         return True
     return False
-
-
-async def _wait(look: Callable[[], int | None]) -> int:
-    """What `look` finds, once it finds something."""
-    async with asyncio.timeout(WAIT_S):
-        while True:
-            found = look()
-            if found is not None:
-                return found
-            await asyncio.sleep(LOOK_S)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
+from collections import deque
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import walle
 from tests.clusters import DevNodes
@@ -17,14 +19,21 @@ from walle.limits import KIB, NS_PER_MS, NS_PER_S
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterator
+    from collections.abc import Awaitable, Callable, Iterator
 
     from walle.client.writer import Writer
 
 RATE = 2_000
 """Entries a second of the writer whose latencies are compared."""
 DRAIN_S = 30.0
+FILL_BATCH_BYTES = 256 * KIB
+FILL_IN_FLIGHT = 32
+"""Batches of a history that is made."""
+LOOK_S = 0.005
+WAIT_S = 120.0
 PERCENT = 99.0
+
+T = TypeVar("T")
 
 
 class Figure(NamedTuple):
@@ -161,3 +170,26 @@ class Source:
             due_ns += NS_PER_S // self._rate
             await sleep_until(due_ns)
             self._stream.offer(due_ns)
+
+
+async def fill(writer: Writer, count: int, size_bytes: int) -> None:
+    """Puts so many entries of that size, in batches."""
+    data = os.urandom(size_bytes)
+    batch = max(FILL_BATCH_BYTES // size_bytes, 1)
+    puts: deque[asyncio.Future[walle.Position]] = deque()
+    for left in range(count, 0, -batch):
+        puts.append(writer.put_many([data] * min(left, batch)))
+        if len(puts) > FILL_IN_FLIGHT:
+            await puts.popleft()
+    for put in puts:
+        await put
+
+
+async def wait_for(look: Callable[[], Awaitable[T | None]]) -> T:
+    """What `look` finds, once it finds something."""
+    async with asyncio.timeout(WAIT_S):
+        while True:
+            found = await look()
+            if found is not None:
+                return found
+            await asyncio.sleep(LOOK_S)

@@ -41,6 +41,16 @@ def probe(directory: Path) -> dict[str, float]:
     }
 
 
+def probe_appends(directory: Path) -> Latencies:
+    """How long a small append and its sync take, which is all that is looked at.
+
+    Raises:
+        OSError: the directory cannot be written.
+    """
+    with tempfile.TemporaryFile(dir=directory) as file:
+        return _append(file.fileno())
+
+
 def _append(descriptor: int) -> Latencies:
     """Small appends, each synced."""
     latencies = Latencies()
