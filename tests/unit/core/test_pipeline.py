@@ -233,6 +233,22 @@ def test_older_answer_after_a_newer_one_takes_nothing_back() -> None:
 # --- back-pressure --------------------------------------------------------------------------------
 
 
+def test_batches_are_in_flight_until_they_are_committed() -> None:
+    bench = Bench()
+
+    def looks() -> tuple[bool, int]:
+        return bench.pipeline.has_outgoing, bench.pipeline.batches_in_flight
+
+    assert looks() == (False, 0)
+    batches = [bench.put(count) for count in (1, 2)]
+    assert looks() == (True, 2)
+    bench.pipeline.take()
+    bench.answer("n1", "n2", held=batches[1].position_at(2))
+    assert looks() == (False, 1), "half of the second is not committed"
+    bench.answer("n1", "n2", held=batches[1].last)
+    assert looks() == (False, 0)
+
+
 def test_room_ends_with_what_is_uncommitted() -> None:
     bench = Bench()
     batches = []

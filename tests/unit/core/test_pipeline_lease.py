@@ -44,6 +44,21 @@ def test_answer_without_transmission_is_no_lease() -> None:
     assert bench.pipeline.exclusive_until_ns() == 0
 
 
+def test_only_so_many_sendings_are_remembered_while_nobody_answers() -> None:
+    bench = Bench()
+    first_ns = bench.now_ns
+    first = bench.pipeline.transmission
+    step_ms = -(-LEASE_MS // SENDINGS_REMEMBERED_PER_LEASE)
+    for _ in range(3 * SENDINGS_REMEMBERED_PER_LEASE):
+        bench.pass_ms(step_ms)
+        bench.pipeline.heartbeat(bench.now_ns)
+    bench.answer("n1", "n2", transmission=first)
+    assert bench.pipeline.exclusive_until_ns() == 0, "that is too long ago to be of use"
+    assert len(bench.pipeline._sendings) == 2 * SENDINGS_REMEMBERED_PER_LEASE
+    bench.answer("n1", "n2")
+    assert bench.pipeline.exclusive_until_ns() > first_ns + 2 * LEASE_MS * MS
+
+
 class LeaseMachine(RuleBasedStateMachine):
     """Sendings at any times and answers in any order, against a list of all of them."""
 
