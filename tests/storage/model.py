@@ -49,7 +49,7 @@ def by_position(data: bytes) -> dict[Position, bytes]:
     """Consecutive records, each by the position it leads to."""
     records = {}
     offset = 0
-    for entry in decode_all(check(Bytes(data), where="test")):
+    for entry in decode_all(check(Bytes(data), where="test")) if data else ():
         size = size_of(len(entry.data))
         records[Position(entry.entry_id, entry.chain)] = data[offset : offset + size]
         offset += size

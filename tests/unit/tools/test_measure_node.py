@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import subprocess
 import sys
@@ -48,7 +49,9 @@ def test_figures_are_shown_beside_what_they_are_compared_with() -> None:
 
 def test_what_a_process_takes_is_counted() -> None:
     before, used_s = memory_of(os.getpid()), cpu_s(os.getpid())
-    taken = bytearray(b"x") * (64 * MIB)
+    # What this process has freed before would be used again.
+    taken = mmap.mmap(-1, 64 * MIB, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    taken.write(b"x" * len(taken))
     until_s = time.process_time() + 0.05
     while time.process_time() < until_s:
         pass
