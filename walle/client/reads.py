@@ -56,6 +56,11 @@ class Flight:
         self._task = task
         self._readers_count = 0
 
+    @property
+    def is_left(self) -> bool:
+        """Whether nobody waits any more: it is being cancelled, which takes some turns."""
+        return not self._readers_count
+
     def join(self) -> None:
         """One more waits."""
         self._readers_count += 1
@@ -94,7 +99,7 @@ class Reads:
         """The read, which is sent, unless it is under way already. Whoever asks has to leave it."""
         wanted = Wanted(name, read, node)
         flight = self._flights.get(wanted)
-        if flight is None:
+        if flight is None or flight.is_left:
             task = asyncio.get_running_loop().create_task(self._ask(wanted))
             flight = Flight(task)
             self._tasks.add(task)

@@ -206,6 +206,27 @@ def test_the_end_of_one_follower_does_not_end_what_another_waits_for() -> None:
     asyncio.run(run())
 
 
+def test_what_nobody_waits_for_any_more_is_joined_by_nobody() -> None:
+    """It is being cancelled, which takes some turns: who wants the same meanwhile asks anew."""
+
+    async def run() -> None:
+        stream = Stream([100] * 10)
+        stream.committed = 5
+        read = Read(7, 6, FETCH_BYTES_MAX, 10_000, linearizable=0, local=0)
+        left = stream.reads.begin("/s", read, None)
+        await asyncio.sleep(0.02)
+        left.leave()
+        flight = stream.reads.begin("/s", read, None)
+        await asyncio.sleep(0.02)
+        assert stream.reads.begin("/s", read, None) is flight
+        stream.commit(10)
+        answer = await flight.wait()
+        assert answer.batch is not None
+        assert answer.batch.first_id == 6
+
+    asyncio.run(run())
+
+
 def test_linearizable_reads_are_not_shared() -> None:
     """Each has to begin after what it is to see."""
 
