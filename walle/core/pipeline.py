@@ -65,8 +65,8 @@ class Link:
     transmission: the newest acknowledged one.
     told, told_ns: the commit point last sent to the member, and when anything was last sent.
     progress_ns: when it last acknowledged something new, or was last asked how far it is.
-    asked, asked_id: the transmission by which it was asked, 0 if it was not; and the last entry
-        that it had been sent before.
+    asked, asked_id: the transmission by which it was asked and has not answered yet, 0 if there is
+        none; and the last entry that it had been sent before.
     retry_ns: when what it refused is sent again; 0: nothing was.
     """
 
@@ -279,7 +279,8 @@ class Pipeline:
                 continue
             if now_ns >= self._silent_ns(link):
                 link.progress_ns = now_ns
-                link.asked, link.asked_id = self._transmission, link.in_flight[-1][0]
+                if not link.asked:  # else this is no new question: its answer may take longer
+                    link.asked, link.asked_id = self._transmission, link.in_flight[-1][0]
             self._send(node, link, None, now_ns)
 
     def next_ns(self) -> int:

@@ -364,6 +364,19 @@ def test_only_an_answer_to_the_question_shows_that_something_is_lost() -> None:
     assert bench.batches("n3") == [2, 3]
 
 
+def test_question_is_answered_however_long_the_way_is() -> None:
+    """Longer than until the next one is due."""
+    bench = Bench()
+    bench.put()
+    bench.pipeline.take()
+    bench.pass_ms(RESEND_MS)
+    question = bench.pipeline.transmission
+    bench.pass_ms(RESEND_MS)
+    assert bench.batches("n3") == []
+    bench.answer("n3", transmission=question)
+    assert bench.batches("n3") == [1]
+
+
 def test_what_was_sent_after_the_question_is_not_lost_yet() -> None:
     bench = Bench()
     first = bench.put()
