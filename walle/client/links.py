@@ -50,27 +50,31 @@ class User(Protocol):
 
 
 class Link:
-    """The connection with the node at `address`, made again whenever it is lost."""
+    """The connection with the node at `address`, made again whenever it is lost.
+
+    An address may have become another node's: it serves those users who mean the node that answers.
+    """
 
     def __init__(self, links: Links, address: str) -> None:
         self.address = address
         self.session: Session | None = None
         self._links = links
-        self._users: dict[int, tuple[User, str]] = {}
+        self._users: dict[tuple[User, str], None] = {}
+        self._is_paused = False
         self._unsent: list[Buffer] = []
         self._unsent_bytes = 0
         self._task = asyncio.get_running_loop().create_task(self._keep_connected())
 
     def attach(self, user: User, node: str) -> None:
         """The user sends here from now on. node: by which name it knows the node."""
-        self._users[user.number] = user, node
-        if self.session is not None:
-            self._open_for(user, node, self.session)
+        self._users[user, node] = None
+        if self.session is not None and node == self.session.node_id:
+            self._open_for(user, self.session)
 
-    def detach(self, user: User) -> None:
+    def detach(self, user: User, node: str) -> None:
         """It does not any more, and hears of no answer. A link that nobody uses is closed."""
-        self._users.pop(user.number, None)
-        if self.session is not None:
+        self._users.pop((user, node), None)
+        if self.session is not None and node == self.session.node_id:
             self.session.channels.pop(user.number, None)
         if not self._users:
             self._links.drop(self)
@@ -93,14 +97,14 @@ class Link:
         if unsent and self.session is not None:
             self.session.send_frames(unsent)
 
-    async def request(self, message: Message, timeout_s: float) -> Message:
-        """Sends behind all else, and waits for the answer.
+    async def request(self, node: str, message: Message, timeout_s: float) -> Message:
+        """Sends behind all else, and waits for the node's answer.
 
         Raises:
             WalleError: as of `Session.request`.
         """
-        if self.session is None:
-            raise Unavailable(f"there is no connection to {self.address}")
+        if self.session is None or node != self.session.node_id:
+            raise Unavailable(f"there is no connection with {node} at {self.address}")
         self.flush()
         reply, _ = await self.session.request(message, timeout_s)
         return reply
@@ -126,26 +130,36 @@ class Link:
 
     async def _serve(self, session: Session) -> None:
         """Until the connection is lost."""
-        self.session = session
+        self.session, self._is_paused = session, False
         session.on_pause = self._on_pause
-        for user, node in list(self._users.values()):
-            self._open_for(user, node, session)
+        for user in self._served_by(session):
+            self._open_for(user, session)
         try:
             await session.closed.wait()
         finally:
             self.flush()
             self.session = None
-            for user, node in list(self._users.values()):
-                user.on_lost(node)
+            for user in self._served_by(session):
+                user.on_lost(session.node_id)
             await session.close()
 
-    def _open_for(self, user: User, node: str, session: Session) -> None:
-        session.channels[user.number] = partial(user.on_reply, node)
-        user.on_open(node)
+    def _served_by(self, session: Session) -> list[User]:
+        return [user for user, node in self._users if node == session.node_id]
+
+    def _open_for(self, user: User, session: Session) -> None:
+        session.channels[user.number] = partial(user.on_reply, session.node_id)
+        user.on_open(session.node_id)
+        if self._is_paused:
+            user.on_pause(session.node_id, is_paused=True)
 
     def _on_pause(self, is_paused: bool) -> None:
-        for user, node in list(self._users.values()):
-            user.on_pause(node, is_paused=is_paused)
+        self._is_paused = is_paused
+        if self.session is None:
+            return
+        node = self.session.node_id
+        for user in self._served_by(self.session):
+            # What one of them sends may fill the way again before the next one's turn.
+            user.on_pause(node, is_paused=self._is_paused)
 
 
 class Links:
@@ -206,10 +220,13 @@ class Links:
     def _end_turn(self) -> None:
         due, self._due = self._due, {}
         try:
-            for user in due:
+            for user in list(due):
+                del due[user]
                 user.flush()
         finally:
             self._is_turn_ending = False
+            for user in due:  # one has failed: those behind it are not to suffer from that
+                self.wake(user)
             unsent, self._unsent = self._unsent, {}
             for link in unsent:
                 link.flush()

@@ -73,6 +73,11 @@ class Session(asyncio.BufferedProtocol):
         self._error: WalleError | None = None
 
     @property
+    def node_id(self) -> str:
+        """The node that has answered; empty before that."""
+        return self.welcome.node_id if self.welcome is not None else ""
+
+    @property
     def is_open(self) -> bool:
         return self._transport is not None and not self._transport.is_closing()
 

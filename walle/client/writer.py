@@ -294,7 +294,7 @@ class Writer:
 
         async def tell(node: str, link: Link) -> None:
             with suppress(WalleError):
-                reply = await link.request(release, RELEASE_S)
+                reply = await link.request(node, release, RELEASE_S)
                 if isinstance(reply, ReleaseReply) and not reply.code:
                     released.add(node)
 
@@ -308,8 +308,8 @@ class Writer:
         if self._timer is not None:
             self._timer.cancel()
         links, self._links = self._links, {}
-        for link in links.values():
-            link.detach(self)
+        for node, link in links.items():
+            link.detach(self, node)
         self._count_batches(0)
         for task in self._tasks:
             task.cancel()
@@ -426,7 +426,7 @@ class Writer:
         members = dict((*self._info.old_members, *self._info.members))
         self._tasks = [task for task in self._tasks if not task.done()]
         for node in self._links.keys() - members.keys():
-            self._links.pop(node).detach(self)
+            self._links.pop(node).detach(self, node)
             self._pipeline.disconnected(node)
         for node, address in members.items():
             if node not in self._links:
