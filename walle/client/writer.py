@@ -338,6 +338,8 @@ class Writer:
 
     def flush(self) -> None:
         """Sends what was put since the last turn of the loop, unless it has to wait."""
+        if self._is_over or self._is_closing:
+            return
         self._count_batches(self._pipeline.batches_in_flight)
         is_busy = self._batches_in_flight >= BATCHES_IN_FLIGHT_MAX or (
             self._batches_in_flight > 0
@@ -353,8 +355,6 @@ class Writer:
     def _send_batches(self, bytes_min: int) -> None:
         """Hands to the pipeline what is encoded, and what is not encoded yet while it has so many
         bytes, batch by batch, as far as there is room."""
-        if self._is_over or self._is_closing:
-            return
         while self._may_send and self._unsent_bytes + self._encoder.size >= bytes_min:
             if not self._unsent:
                 self._encode()

@@ -185,6 +185,23 @@ def test_with_many_batches_in_flight_in_all_each_writer_has_one() -> None:
     run(test())
 
 
+def test_writer_that_has_ended_has_no_batches_in_flight() -> None:
+    """Also if it was to be flushed in the turn in which it ended."""
+
+    async def test() -> None:
+        writer = make_writer()
+        writer.put(b"in flight")
+        await asyncio.sleep(0)
+        writer.put(b"waits")
+        for node in ("n1", "n2"):
+            answer(writer, node, Code.FENCED)
+        await writer.close()
+        await asyncio.sleep(0)
+        assert writer._client.links.batches_in_flight == 0
+
+    run(test())
+
+
 def test_full_batch_waits_for_nothing() -> None:
     async def test() -> None:
         writer = make_writer()
