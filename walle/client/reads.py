@@ -8,6 +8,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 from walle.client.members import ask_member
+from walle.errors import Unavailable
 from walle.messages import Read, ReadReply
 from walle.record import decode_all
 
@@ -75,9 +76,16 @@ class Flight:
         """The answer.
 
         Raises:
+            Unavailable: the client was closed meanwhile.
             WalleError: see `ask_member`.
         """
-        return await asyncio.shield(self._task)
+        try:
+            return await asyncio.shield(self._task)
+        except asyncio.CancelledError:
+            waiting = asyncio.current_task()
+            if self._task.cancelled() and waiting is not None and not waiting.cancelling():
+                raise Unavailable("the client was closed") from None
+            raise
 
 
 class Reads:

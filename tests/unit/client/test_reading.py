@@ -14,7 +14,7 @@ from walle.client.inbox import RECEIVE_BYTES, Inbox
 from walle.client.reader import read_answers, read_batches
 from walle.client.reads import READS_AHEAD, READS_AHEAD_MAX, Reads
 from walle.compression import UNPACKED_BYTES, Compressor, Decompressor
-from walle.errors import CorruptionError, Trimmed, UnreadableEntry
+from walle.errors import CorruptionError, Trimmed, Unavailable, UnreadableEntry
 from walle.ids import ORIGIN, Position
 from walle.limits import FETCH_BYTES_MAX
 from walle.messages import NodeAddress, Read, ReadReply, StreamInfo
@@ -242,11 +242,14 @@ def test_linearizable_reads_are_not_shared() -> None:
 def test_reads_end_with_their_client() -> None:
     async def run() -> None:
         stream = Stream([100])
-        task = asyncio.create_task(ids(follow(stream, 2), 1))
+        task, other = [asyncio.create_task(ids(follow(stream, 2), 1)) for _ in range(2)]
         await asyncio.sleep(0.02)
+        other.cancel()
         stream.reads.close()
-        with pytest.raises(asyncio.CancelledError):
+        with pytest.raises(Unavailable, match="closed"):
             await task
+        with pytest.raises(asyncio.CancelledError):
+            await other
         assert not stream.busy
 
     asyncio.run(run())
