@@ -89,7 +89,7 @@ WATCHES_MAX = 1_024
 TAIL_PAGE_ENTRIES = 8_192
 FETCH_BYTES_MAX = 512 * KIB
 READ_SHARED_BYTES_MAX = 16 * MIB
-"""What one read may make a node send to all who get its answer."""
+"""What one read may make a node send to all who get its answer, if that is more than one entry."""
 BACKFILL_TURNS_MAX = 4
 """How many streams of one node fetch what they lack at the same time."""
 BACKFILL_BYTES_PER_SECOND_DEFAULT = 16 * MIB
