@@ -20,8 +20,9 @@ from walle.core.lease import exclusive_until_ns
 from walle.core.timers import NEVER
 from walle.errors import Code, invariant
 from walle.ids import ORIGIN, Position, WriterId
-from walle.limits import MEMBER_BACKLOG_BYTES_MAX, NS_PER_MS, PIPELINE_BYTES_MAX
+from walle.limits import BATCH_BYTES_MAX, MEMBER_BACKLOG_BYTES_MAX, NS_PER_MS, PIPELINE_BYTES_MAX
 from walle.messages import Put, PutReply
+from walle.record import joined
 
 if TYPE_CHECKING:
     from walle.core.topology import StreamTopology
@@ -65,6 +66,7 @@ class Link:
     transmission: the newest acknowledged one.
     told, told_ns: the commit point last sent to the member, and when anything was last sent.
     progress_ns: when it last acknowledged something new, or was last asked how far it is.
+    lags: it has been sent as much as it may be, and not all there is.
     asked, asked_id: the transmission by which it was asked and has not answered yet, 0 if there is
         none; and the last entry that it had been sent before.
     retry_ns: when what it refused is sent again; 0: nothing was.
@@ -82,6 +84,7 @@ class Link:
         self.told = ORIGIN
         self.told_ns = 0
         self.progress_ns = 0
+        self.lags = False
         self.asked = 0
         self.asked_id = 0
         self.retry_ns = 0
@@ -337,20 +340,38 @@ class Pipeline:
         self._outgoing.append(Outgoing(node, put, batch))
 
     def _feed(self, node: str, link: Link, now_ns: int) -> None:
-        """Sends the member what of the window it has not been sent, up to its bound."""
+        """Sends the member what of the window it has not been sent, up to its bound. One that has
+        come to that bound is given much at once, in large batches, as soon as it has acknowledged
+        half: what it lags behind by would else be as many messages as there were puts."""
         if not link.is_open:
             return
         link.next = max(link.next, self._window_start)
         end = self._window_start + len(self._window)
         bytes_max = 1 if node in self.full else MEMBER_BACKLOG_BYTES_MAX
+        if link.lags and link.unacknowledged_bytes > bytes_max // 2:
+            return
         while link.next < end and link.unacknowledged_bytes < bytes_max:
-            batch = self._window[link.next - self._window_start]
+            batch = self._next_batch(link, end, min(bytes_max, BATCH_BYTES_MAX))
             if not link.unacknowledged_bytes:
                 link.progress_ns = now_ns
             link.in_flight.append((batch.last_id, batch.payload.size))
             link.unacknowledged_bytes += batch.payload.size
-            link.next += 1
             self._send(node, link, batch, now_ns)
+        link.lags = link.next < end
+
+    def _next_batch(self, link: Link, end: int, bytes_max: int) -> Batch:
+        """What of the window the member is sent next: one batch of it, or several as one."""
+        taken = [self._window[link.next - self._window_start]]
+        size = taken[0].payload.size
+        link.next += 1
+        while link.next < end:
+            batch = self._window[link.next - self._window_start]
+            size += batch.payload.size
+            if size > bytes_max:
+                break
+            taken.append(batch)
+            link.next += 1
+        return joined(taken)
 
     def _resend(self, node: str, link: Link, now_ns: int) -> None:
         """Sends again what the member has not acknowledged, after a heartbeat."""

@@ -40,7 +40,7 @@ def test_member_that_has_space_again_is_sent_all_it_missed() -> None:
     bench.pass_ms(RESEND_MS)
     bench.pipeline.take()
     bench.answer("n1", held=first.last)
-    assert bench.batches("n1") == [2, 3]
+    assert bench.spans("n1") == [(2, 3)]
     assert not bench.pipeline.full
 
 

@@ -60,6 +60,11 @@ class Bench:
         """The first ids of the batches sent to one member, heartbeats left out."""
         return [each.batch.first_id for each in self.take(node) if each.batch is not None]
 
+    def spans(self, node: str = "n1") -> list[tuple[int, int]]:
+        """The first and the last id of each of them."""
+        found = [each.batch for each in self.take(node) if each.batch is not None]
+        return [(batch.first_id, batch.last_id) for batch in found]
+
     def answer(
         self,
         *nodes: str,
