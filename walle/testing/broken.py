@@ -416,7 +416,7 @@ RULES: dict[str, Rule] = {
             (Stream, "_leave", _leave_stored_with_accepted),
         ],
         "exclusivity|foresight|agreement|durability",
-        seed=15,
+        seed=78,
         faults=CHANGING | {"change": 0.2},
         nodes=4,
     ),
