@@ -139,6 +139,36 @@ def test_a_node_moves_to_another_address(tmp_path: Path) -> None:
         assert nodes.cli("read", STREAM, "--raw", "--connect", moved) == b"one\ntwo\nthree\n"
 
 
+def test_an_open_writer_follows_nodes_to_their_new_addresses(tmp_path: Path) -> None:
+    """With two of three members elsewhere it has no majority at the addresses it began with."""
+    with DevNodes(tmp_path) as nodes:
+        names = ("n4", "n5")
+        first = {name: nodes.spare_address(index) for index, name in enumerate(names)}
+        running = {
+            name: nodes.run_node(name, join=nodes.addresses, listen=address)
+            for name, address in first.items()
+        }
+        for name in names:
+            wait_up(nodes, name)
+        nodes.cli("stream", "create", STREAM, "--members", "n1,n4,n5")
+
+        async def put_while_they_move() -> None:
+            async with (
+                asyncio.timeout(60),
+                walle.connect(nodes.addresses) as client,
+                client.claim(STREAM, address="me:1") as writer,
+            ):
+                await writer.put(b"before")
+                for index, name in enumerate(names, len(names)):
+                    assert await asyncio.to_thread(end, running[name]) == 0
+                    moved = nodes.spare_address(index)
+                    nodes.run_node(name, join=nodes.addresses, listen=moved)
+                    await asyncio.to_thread(wait_up, nodes, name, moved)
+                    assert (await writer.put(b"after")).entry_id == index
+
+        asyncio.run(put_while_they_move())
+
+
 def test_a_removed_node_stops_and_joins_again_only_as_a_new_one(tmp_path: Path) -> None:
     with DevNodes(tmp_path) as nodes:
         n4 = nodes.run_node("n4", join=nodes.addresses)

@@ -87,7 +87,7 @@ class Client:
     def __init__(self, addresses: Sequence[str], tls: Tls | None = None) -> None:
         self._tls = tls.client_context() if tls is not None else None
         self._seeds = list(addresses)
-        self.links = Links(self._open_session)
+        self.links = Links(self._open_session, self._find_addresses)
         self._sessions: dict[str, Session] = {}
         self._opening: dict[str, asyncio.Lock] = {}
         self._preferred = self._seeds[0]
@@ -156,6 +156,13 @@ class Client:
         info, _ = await self.ask(ListNodes(), ClusterInfo, timeout_s=timeout_s)
         self._learn(info.nodes)
         return info.nodes
+
+    async def _find_addresses(self) -> dict[str, str]:
+        """Where the nodes listen, by their ids; none, if nobody answers."""
+        try:
+            return {node.node_id: node.address for node in await self.nodes()}
+        except WalleError:
+            return {}
 
     async def remove_node(self, name: str) -> tuple[NodeRecord, ...]:
         """Removes a node from the cluster, for good; tells which are left. Idempotent.

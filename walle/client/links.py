@@ -48,6 +48,9 @@ class User(Protocol):
     def on_reply(self, node: str, reply: Message) -> None:
         """The node has answered."""
 
+    def on_moved(self, node: str, address: str) -> None:
+        """The node listens at another address by now."""
+
 
 class Link:
     """The connection with the node at `address`, made again whenever it is lost.
@@ -126,7 +129,17 @@ class Link:
                 pause_s = RECONNECT_S_MIN
                 await self._serve(session)
             await asyncio.sleep(pause_s)
+            if pause_s == RECONNECT_S_MAX:
+                await self._find_moved()
             pause_s = min(2 * pause_s, RECONNECT_S_MAX)
+
+    async def _find_moved(self) -> None:
+        """Nobody has answered for a while: looks whether the nodes are elsewhere by now."""
+        addresses = await self._links.find_addresses()
+        for user, node in list(self._users):
+            address = addresses.get(node, self.address)
+            if address != self.address:
+                user.on_moved(node, address)
 
     async def _serve(self, session: Session) -> None:
         """Until the connection is lost."""
@@ -165,11 +178,18 @@ class Link:
 class Links:
     """The links of one client, and when they send.
 
+    open_session: connects with the node at an address.
+    find_addresses: tells where the nodes listen, by their ids; none, if nobody answers.
     batches_in_flight: of all its writers; each counts its own.
     """
 
-    def __init__(self, open_session: Callable[[str], Awaitable[Session]]) -> None:
+    def __init__(
+        self,
+        open_session: Callable[[str], Awaitable[Session]],
+        find_addresses: Callable[[], Awaitable[dict[str, str]]],
+    ) -> None:
         self.open_session = open_session
+        self.find_addresses = find_addresses
         self.batches_in_flight = 0
         self._links: dict[str, Link] = {}
         self._stopping: set[asyncio.Task[None]] = set()

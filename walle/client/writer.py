@@ -430,8 +430,11 @@ class Writer:
             self._pipeline.disconnected(node)
         for node, address in members.items():
             if node not in self._links:
-                link = self._links[node] = self._client.links.link(address)
-                link.attach(self, node)
+                self._attach(node, address)
+
+    def _attach(self, node: str, address: str) -> None:
+        link = self._links[node] = self._client.links.link(address)
+        link.attach(self, node)
 
     async def _follow(self) -> None:
         """A member goes by a newer topology: so does this writer from now on, and what it has in
@@ -453,6 +456,10 @@ class Writer:
 
     def on_lost(self, node: str) -> None:
         self._pipeline.disconnected(node)
+
+    def on_moved(self, node: str, address: str) -> None:
+        self._links[node].detach(self, node)
+        self._attach(node, address)
 
     def on_pause(self, node: str, *, is_paused: bool) -> None:
         self._pipeline.paused(node, is_paused=is_paused, now_ns=now_ns())

@@ -82,9 +82,17 @@ class User:
     def on_reply(self, node: str, reply: Message) -> None:
         self.told.append((node, reply))
 
+    def on_moved(self, node: str, address: str) -> None:
+        self.told.append(("moved", node, address))
+
 
 def run(test: Coroutine[Any, Any, None]) -> None:
     asyncio.run(test)
+
+
+async def nowhere() -> dict[str, str]:
+    """No node has told its address."""
+    return {}
 
 
 async def settle() -> None:
@@ -104,7 +112,7 @@ def test_a_node_that_takes_anothers_place_and_address_is_written_to() -> None:
 
     async def test() -> None:
         cluster = Cluster(a="n1", b="n2", c="n4")
-        client: Any = type("Client", (), {"links": Links(cluster.open)})()
+        client: Any = type("Client", (), {"links": Links(cluster.open, nowhere)})()
         before = {"n1": "a", "n2": "b", "n3": "c"}
         after = {"n1": "a", "n2": "b", "n4": "c"}
         writer = Writer(client, info(1, {}, before), ClaimReply(7, 1, W1, ORIGIN), 1_000)
@@ -133,7 +141,7 @@ def test_a_node_that_takes_anothers_place_and_address_is_written_to() -> None:
 
 async def linked(*users: User) -> tuple[Links, Link, Connection]:
     cluster = Cluster(a="n1")
-    links = Links(cluster.open)
+    links = Links(cluster.open, nowhere)
     link = links.link("a")
     for user in users:
         link.attach(user, "n1")
