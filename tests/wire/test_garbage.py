@@ -9,8 +9,10 @@ import threading
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
+import psutil
 import pytest
 
+from tests.clusters import wait_until
 from tests.golden import invalid
 from tests.golden.test_golden_frames import EXAMPLES, HELLO
 from tests.wire.peer import HELLO as HELLO_MESSAGE
@@ -288,12 +290,21 @@ def test_a_client_that_never_reads_its_answers_is_cut_off(address: str, watch: W
     read = Read(info.stream_id, 1, 1 << 20, 0, 0, 0)
     wanted = 8 * SESSION_UNSENT_BYTES_MAX // 500_000
     with Peer(address) as peer:
+        mine = peer.socket.getsockname()
+        assert is_served(mine)
         for _ in range(wanted):
             peer.send(read)
-        with Peer(address) as other:  # the node has come to what was sent before this
-            assert isinstance(other.ask(read), ReadReply)
+        with Peer(address) as other:
+            assert isinstance(other.ask(read), ReadReply), "others are served meanwhile"
         watch.look()
-        peer.last_words(AT_ONCE_S)  # a reset: what it was sent before that can still be read
+        wait_until(lambda: not is_served(mine), "the node has ended the session")
+        peer.last_words(AT_ONCE_S)  # what it was sent before that can still be read
+
+
+def is_served(client: tuple[str, int]) -> bool:
+    """Whether a process has the other end of the client's connection."""
+    ends = psutil.net_connections("tcp")
+    return any(end.raddr == client and end.pid is not None for end in ends)
 
 
 # --- floods ---------------------------------------------------------------------------------------
