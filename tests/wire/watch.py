@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 MIB = 1024 * 1024
 NODE_BYTES_MAX = 288 * MIB
-"""For the four processes of a node together, proportional set size: 128 MiB of shared memory, 32
-MiB of unfinished frames, 64 MiB of answers, and 64 MiB for what Python takes."""
+"""For the four processes of a node together, proportional set size: 66 MiB of shared memory, 32 MiB
+of unfinished frames, 64 MiB of answers, 16 MiB of early puts, and the rest for Python itself."""
 SILENCE_S_MAX = 3.0
 """How long a put of a client that behaves may take."""
 READY_S = 20.0
