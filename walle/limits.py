@@ -113,6 +113,10 @@ JUMP_WAIT_MS_MAX = 1_000
 PIPELINE_ENTRIES_MAX = 32_768
 PIPELINE_BYTES_MAX = 32 * MIB
 MEMBER_BACKLOG_BYTES_MAX = 8 * MIB
+MEMBER_BACKLOG_BATCHES_MAX = 64
+"""Of what one member was sent and has not acknowledged. Many small batches cost the member and the
+writer more than as many bytes in few, and both when the member can do without it least: once its
+disk has answered again."""
 BATCH_BYTES_MAX = 512 * KIB
 PUT_MANY_BYTES_MAX = 8 * MIB
 """Of the records that one call may put."""

@@ -20,7 +20,13 @@ from walle.core.lease import exclusive_until_ns
 from walle.core.timers import NEVER
 from walle.errors import Code, invariant
 from walle.ids import ORIGIN, Position, WriterId
-from walle.limits import BATCH_BYTES_MAX, MEMBER_BACKLOG_BYTES_MAX, NS_PER_MS, PIPELINE_BYTES_MAX
+from walle.limits import (
+    BATCH_BYTES_MAX,
+    MEMBER_BACKLOG_BATCHES_MAX,
+    MEMBER_BACKLOG_BYTES_MAX,
+    NS_PER_MS,
+    PIPELINE_BYTES_MAX,
+)
 from walle.messages import Put, PutReply
 from walle.record import joined
 
@@ -340,17 +346,24 @@ class Pipeline:
         self._outgoing.append(Outgoing(node, put, batch))
 
     def _feed(self, node: str, link: Link, now_ns: int) -> None:
-        """Sends the member what of the window it has not been sent, up to its bound. One that has
-        come to that bound is given much at once, in large batches, as soon as it has acknowledged
+        """Sends the member what of the window it has not been sent, up to its bounds. One that has
+        come to a bound is given much at once, in large batches, as soon as it has acknowledged
         half: what it lags behind by would else be as many messages as there were puts."""
         if not link.is_open:
             return
         link.next = max(link.next, self._window_start)
         end = self._window_start + len(self._window)
         bytes_max = 1 if node in self.full else MEMBER_BACKLOG_BYTES_MAX
-        if link.lags and link.unacknowledged_bytes > bytes_max // 2:
+        count_max = MEMBER_BACKLOG_BATCHES_MAX
+        if link.lags and (
+            link.unacknowledged_bytes > bytes_max // 2 or len(link.in_flight) > count_max // 2
+        ):
             return
-        while link.next < end and link.unacknowledged_bytes < bytes_max:
+        while (
+            link.next < end
+            and link.unacknowledged_bytes < bytes_max
+            and len(link.in_flight) < count_max
+        ):
             batch = self._next_batch(link, end, min(bytes_max, BATCH_BYTES_MAX))
             if not link.unacknowledged_bytes:
                 link.progress_ns = now_ns

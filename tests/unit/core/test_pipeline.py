@@ -14,7 +14,11 @@ from walle.core.timers import NEVER
 from walle.core.topology import StreamTopology
 from walle.errors import Code, InvariantError
 from walle.ids import ORIGIN, Position
-from walle.limits import MEMBER_BACKLOG_BYTES_MAX, PIPELINE_BYTES_MAX
+from walle.limits import (
+    MEMBER_BACKLOG_BATCHES_MAX,
+    MEMBER_BACKLOG_BYTES_MAX,
+    PIPELINE_BYTES_MAX,
+)
 from walle.record import Encoder
 
 if TYPE_CHECKING:
@@ -293,6 +297,21 @@ def test_what_a_member_lags_behind_by_goes_in_large_batches() -> None:
     assert bench.spans("n3") == [(small[0].first_id, small[-1].last_id)]
     bench.put()
     assert bench.spans("n3") == [(small[-1].last_id + 1,) * 2], "it keeps up again"
+
+
+def test_member_that_does_not_answer_is_sent_few_small_batches() -> None:
+    """What it has to do once its disk answers again must not grow with how many puts there were."""
+    bench = Bench()
+    few = MEMBER_BACKLOG_BATCHES_MAX
+    batches = []
+    for _ in range(1_000):
+        batches.append(bench.put())
+        bench.answer("n1", "n2", held=batches[-1].last)
+    assert len(bench.batches("n3")) == few
+    bench.answer("n3", held=batches[few // 2 - 2].last)
+    assert bench.batches("n3") == []
+    bench.answer("n3", held=batches[few // 2 - 1].last)
+    assert bench.spans("n3") == [(few + 1, 1_000)]
 
 
 def test_slow_member_is_sent_more_though_the_window_has_moved_on() -> None:
