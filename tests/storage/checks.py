@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
+import os
 import random
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import pytest
 
 from tests.storage.model import (
     Driver,
@@ -147,3 +150,20 @@ def check_only_good_reads(store: Store, stream_id: int, history: History, driver
                 continue
             assert records or run in history.aside, "what is damaged of that is passed over"
             assert all(known[position] == record for position, record in records.items())
+
+
+def needs_direct_writes(directory: Path) -> None:
+    """Skips the test where the file system has no way past the page cache, as one in memory."""
+    try:
+        os.close(os.open(directory / "direct", os.O_RDWR | os.O_CREAT | os.O_DIRECT))
+    except OSError as error:
+        pytest.skip(f"no direct writes in {directory}: {error.strerror}")
+
+
+def is_in_memory(path: Path, offset: int) -> bool:
+    """Whether the page cache holds what is there in the file."""
+    with path.open("rb") as file:
+        try:
+            return bool(os.preadv(file.fileno(), [bytearray(1)], offset, os.RWF_NOWAIT))
+        except BlockingIOError:
+            return False

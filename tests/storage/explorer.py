@@ -71,11 +71,13 @@ class Explorer(SimulatedFiles):
 class HalvingFile(SimulatedFile):
     """Writes in two steps, as a process may die in the middle."""
 
-    def write(self, buffers: Sequence[bytes | memoryview], offset: int) -> None:
+    def write(
+        self, buffers: Sequence[bytes | memoryview], offset: int, *, is_cached: bool = True
+    ) -> None:
         data = b"".join(buffers)
         half = len(data) // 2
-        super().write([data[:half]], offset)
-        super().write([data[half:]], offset + half)
+        super().write([data[:half]], offset, is_cached=is_cached)
+        super().write([data[half:]], offset + half, is_cached=is_cached)
 
 
 def images(files: SimulatedFiles) -> Iterator[SimulatedFiles]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.storage.checks import is_in_memory, needs_direct_writes
 from tests.storage.model import (
     Driver,
     batch_of,
@@ -25,7 +26,7 @@ from walle.storage.notes import RECORDS_START
 from walle.storage.segment import Segment
 from walle.storage.spare import Spare
 from walle.storage.store import Store
-from walle.storage.vfs import RealFiles
+from walle.storage.vfs import DIRECT_BYTES_MIN, RealFiles
 from walle.testing.files import SimulatedFile, SimulatedFiles
 
 if TYPE_CHECKING:
@@ -60,6 +61,26 @@ def flip(path: Path, offset: int) -> None:
         byte = file.read(1)[0]
         file.seek(offset)
         file.write(bytes([byte ^ 1]))
+
+
+def test_only_what_is_read_is_kept_in_memory(tmp_path: Path) -> None:
+    needs_direct_writes(tmp_path)
+    driver = Driver(Store(tmp_path / "data", RealFiles()))
+    driver.create(STREAM)
+
+    def put_much() -> bool:
+        """Puts a large batch; whether it is in memory then."""
+        driver.append(STREAM, [10_000] * (DIRECT_BYTES_MIN // 10_000 + 1))
+        driver.store.sync()
+        end = driver.store._logs[STREAM].runs[-1].end
+        return is_in_memory(segments(driver)[-1], end - DIRECT_BYTES_MIN // 2)
+
+    driver.append(STREAM, [900_000])  # so that the next segment has room
+    assert not put_much()
+    assert not put_much()
+    check_reads(driver.store, driver.model)
+    assert put_much(), "what follows will be read, too"
+    check_reads(driver.store, driver.model)
 
 
 # --- bounds ---------------------------------------------------------------------------------------

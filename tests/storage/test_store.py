@@ -262,8 +262,10 @@ def test_ten_thousand_streams_are_created_in_one_round(tmp_path: Path) -> None:
 class TracingFile(SimulatedFile):
     """Notes each write and sync as `operation file`."""
 
-    def write(self, buffers: Sequence[bytes | memoryview], offset: int) -> None:
-        super().write(buffers, offset)
+    def write(
+        self, buffers: Sequence[bytes | memoryview], offset: int, *, is_cached: bool = True
+    ) -> None:
+        super().write(buffers, offset, is_cached=is_cached)
         assert isinstance(self.disk, TracingFiles)
         verb = "note" if offset in (BLOCK_BYTES, 2 * BLOCK_BYTES) else "write"
         self.disk.trace.append(f"{verb} {self.disk.name_of(self)}")
@@ -542,7 +544,7 @@ def test_failure_to_write_ahead_of_a_read_ends_the_store(
 ) -> None:
     driver.append(5, [1])
 
-    def fail(*_: object) -> None:
+    def fail(*_: object, **_options: object) -> None:
         raise OSError(5, "input/output error")
 
     monkeypatch.setattr("walle.storage.vfs.RealFile.write", fail)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import random
 from pathlib import Path
@@ -10,11 +11,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.storage.checks import is_in_memory, needs_direct_writes
 from walle.ids import ORIGIN, WriterId
+from walle.limits import MIB
 from walle.native import FilePlace
 from walle.record import Encoder
 from walle.storage import vfs
-from walle.storage.vfs import BUFFERS_COUNT_MAX, RealFile, RealFiles
+from walle.storage.vfs import BUFFERS_COUNT_MAX, DIRECT_BYTES_MIN, RealFile, RealFiles
 from walle.testing.files import Crash, SimulatedFiles
 
 if TYPE_CHECKING:
@@ -176,6 +179,92 @@ def test_write_goes_on_where_the_system_stopped(
     monkeypatch.setattr(os, "pwritev", pwritev)
     file.write([b"abc", b"", b"defg", memoryview(b"hijklm")], 10)
     assert (tmp_path / "a").read_bytes()[9:24] == b"\0abcdefghijklm\0"
+    file.close()
+
+
+def parts_of(data: bytes, chance: random.Random) -> list[bytes | memoryview]:
+    """The data as buffers of any size."""
+    parts: list[bytes | memoryview] = []
+    start = 0
+    while start < len(data):
+        end = start + chance.choice([1, 100, 4_096, 70_000, 2 * MIB])
+        parts.append(memoryview(data)[start:end])
+        start = end
+    return parts
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_what_goes_past_the_cache_lies_where_it_belongs(
+    place: tuple[Files, Path], seed: int
+) -> None:
+    files, base = place
+    chance = random.Random(seed)
+    file = files.create(base / "a", 12 * MIB)
+    wanted = bytearray()
+    while len(wanted) < 8 * MIB:
+        size = chance.choice([1, 4_096, 5_000, DIRECT_BYTES_MIN, 300_000, MIB, 3 * MIB])
+        data = chance.randbytes(max(1, size + chance.randrange(-9, 9)))
+        file.write(parts_of(data, chance), len(wanted), is_cached=chance.random() < 0.3)
+        wanted += data
+        if chance.random() < 0.3:
+            start = chance.randrange(len(wanted))
+            assert files.read(base / "a", start, len(wanted)) == wanted[start:]
+    files.sync([file])
+    file.reload(0)
+    assert files.map(base / "a")[: len(wanted)] == wanted
+    file.close()
+
+
+@pytest.mark.parametrize("is_cached", [True, False])
+def test_what_is_not_read_soon_takes_no_memory(tmp_path: Path, is_cached: bool) -> None:
+    needs_direct_writes(tmp_path)
+    file = RealFiles().create(tmp_path / "a", MIB)
+    file.write([bytes(DIRECT_BYTES_MIN)], 1, is_cached=is_cached)
+    RealFiles().sync([file])
+    assert is_in_memory(tmp_path / "a", DIRECT_BYTES_MIN // 2) == is_cached
+    assert is_in_memory(tmp_path / "a", 0), "the rest of this block is written otherwise"
+    file.close()
+
+
+def test_file_system_without_a_way_past_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_fd: int, _command: int, flags: int) -> int:
+        if flags:
+            raise OSError(errno.EINVAL, "no such way")
+        return 0
+
+    monkeypatch.setattr(fcntl, "fcntl", refuse)
+    data = random.Random(1).randbytes(2 * MIB + 17)
+    file = RealFiles().create(tmp_path / "a", 3 * MIB)
+    file.write([data], 5, is_cached=False)
+    assert (tmp_path / "a").read_bytes()[5 : 5 + len(data)] == data
+    file.close()
+
+
+def test_write_past_the_cache_goes_on_where_the_system_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda fd, data, offset: real(fd, data[:8_192], offset))
+    data = random.Random(1).randbytes(2 * MIB + 17)
+    file = RealFiles().create(tmp_path / "a", 3 * MIB)
+    file.write([data], 5, is_cached=False)
+    assert (tmp_path / "a").read_bytes()[5 : 5 + len(data)] == data
+    file.close()
+
+
+def test_failed_write_past_the_cache_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_fd: int, _data: bytes, _offset: int) -> int:
+        raise OSError(errno.EIO, "the device is gone")
+
+    monkeypatch.setattr(os, "pwrite", fail)
+    file = RealFiles().create(tmp_path / "a", 3 * MIB)
+    with pytest.raises(OSError, match="the device is gone"):
+        file.write([bytes(MIB)], 5, is_cached=False)
+    file.write([b"later"], 5)
     file.close()
 
 

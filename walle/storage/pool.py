@@ -59,7 +59,8 @@ class Pool:
         """Writes what waits for it, if anything does; returns its file."""
         file = self._writer(segment)
         if segment.buffers:
-            file.write(segment.buffers, segment.written)
+            # What is mapped is being read, and what is appended will be, too.
+            file.write(segment.buffers, segment.written, is_cached=segment in self._maps)
             segment.written += sum(map(len, segment.buffers))
             segment.buffers = []
         return file

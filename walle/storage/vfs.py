@@ -15,11 +15,12 @@ would report success for data that is lost. But a `create` that finds no space l
 from __future__ import annotations
 
 import errno
+import fcntl
 import mmap
 import os
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from walle.limits import KIB
+from walle.limits import KIB, MIB
 from walle.native import records_follow, sync_files
 
 if TYPE_CHECKING:
@@ -34,6 +35,10 @@ DIRECTORY_MODE = 0o700
 READ_BYTES_MIN = 4096
 """What one error of a device takes with it, at most."""
 MADV_POPULATE_READ = 22
+DIRECT_BYTES_MIN = 128 * KIB
+"""Less goes through the page cache always: two more writes would cost more than the cache does."""
+BLOCK_BYTES = 4096
+"""What goes past the page cache is whole blocks, in memory as in the file."""
 SEEN_BYTES = 64 * KIB
 """How much of a map is brought into memory at once, to find out whether that can be done."""
 
@@ -41,8 +46,13 @@ SEEN_BYTES = 64 * KIB
 class File(Protocol):
     """A file open for writing."""
 
-    def write(self, buffers: Sequence[bytes | memoryview], offset: int) -> None:
-        """Writes the buffers, one behind the other, from byte `offset` on. All or OSError."""
+    def write(
+        self, buffers: Sequence[bytes | memoryview], offset: int, *, is_cached: bool = True
+    ) -> None:
+        """Writes the buffers, one behind the other, from byte `offset` on. All or OSError.
+
+        is_cached: whether they are soon read, so that they should stay in memory.
+        """
 
     def reload(self, ahead_bytes: int) -> None:
         """What was synced is read from the device from now on, not from memory, if that can be.
@@ -110,6 +120,10 @@ class Files(Protocol):
         """How much room there is for new files."""
 
 
+# Private, so that each process has one of its own.
+_ALIGNED = memoryview(mmap.mmap(-1, MIB, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+
+
 class RealFile:
     """A file of the operating system."""
 
@@ -119,7 +133,54 @@ class RealFile:
         self.path = path
         self.fd = os.open(path, flags | os.O_CLOEXEC, FILE_MODE)
 
-    def write(self, buffers: Sequence[bytes | memoryview], offset: int) -> None:
+    def write(
+        self, buffers: Sequence[bytes | memoryview], offset: int, *, is_cached: bool = True
+    ) -> None:
+        if is_cached or sum(map(len, buffers)) < DIRECT_BYTES_MIN:
+            self._write(buffers, offset)
+            return
+        # What is copied begins in its first block where it does in the file.
+        head = end = offset % BLOCK_BYTES
+        start = offset - head
+        for buffer in buffers:
+            rest = memoryview(buffer)
+            while rest:
+                size = min(len(rest), len(_ALIGNED) - end)
+                _ALIGNED[end : end + size] = rest[:size]
+                end += size
+                rest = rest[size:]
+                if end == len(_ALIGNED):
+                    self._write_aligned(start, head, end)
+                    start += end
+                    head = end = 0
+        self._write_aligned(start, head, end)
+
+    def _write_aligned(self, start: int, head: int, end: int) -> None:
+        """Writes _ALIGNED[head:end] to where they lie behind `start`. The blocks of which it is a
+        part only go through the cache: other writes put the rest there."""
+        whole = -(-head // BLOCK_BYTES) * BLOCK_BYTES
+        if head < whole:
+            whole = min(whole, end)
+            self._write([_ALIGNED[head:whole]], start + head)
+        whole += self._write_direct(_ALIGNED[whole : end - end % BLOCK_BYTES], start + whole)
+        if whole < end:
+            self._write([_ALIGNED[whole:end]], start + whole)
+
+    def _write_direct(self, blocks: memoryview, offset: int) -> int:
+        """Writes past the cache as much as the file system allows; returns how much that was."""
+        if not blocks:
+            return 0
+        try:
+            fcntl.fcntl(self.fd, fcntl.F_SETFL, os.O_DIRECT)
+            return os.pwrite(self.fd, blocks, offset)
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # there is no such way, or its blocks are larger
+                raise
+            return 0
+        finally:
+            fcntl.fcntl(self.fd, fcntl.F_SETFL, 0)
+
+    def _write(self, buffers: Sequence[bytes | memoryview], offset: int) -> None:
         end = offset + sum(map(len, buffers))
         while True:
             size = os.pwritev(self.fd, buffers[:BUFFERS_COUNT_MAX], offset)

@@ -78,7 +78,13 @@ class SimulatedFile:
         self.disk = disk
         self.inode = inode
 
-    def write(self, buffers: Sequence[bytes | memoryview], offset: int) -> None:
+    def write(
+        self,
+        buffers: Sequence[bytes | memoryview],
+        offset: int,
+        *,
+        is_cached: bool = True,  # noqa: ARG002
+    ) -> None:
         data = b"".join(buffers)
         require(
             offset + len(data) <= len(self.inode.data), "nothing is written beyond what is reserved"
