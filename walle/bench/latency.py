@@ -7,16 +7,19 @@ many processes and intervals can be added up exactly; averages of percentiles wo
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hdrh.histogram import HdrHistogram
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping
 
 LATENCY_US_MAX = 3_600 * 1_000_000
 SIGNIFICANT_DIGITS = 3
 PERCENTS = (50.0, 90.0, 99.0, 99.9, 99.99)
+DELIVERY_STEP_US = 10
+"""In what steps the latencies of deliveries are told apart: there may be a hundred times as many as
+puts, and each different one costs the histogram, which is Python, a microsecond."""
 CURVE_PERCENTS = (0, 25, 50, 75, 90, 95, 97.5, 99, 99.5, 99.75, 99.9, 99.95, 99.99, 99.999, 100)
 
 
@@ -75,6 +78,25 @@ def merged(parts: Iterable[Latencies]) -> Latencies:
     return total
 
 
+class Puts(NamedTuple):
+    """Entries that come together: when they were put, in whole steps, and their data's bytes."""
+
+    times_us: list[int]
+    first_us: int
+    last_us: int
+    size_bytes: int
+
+    @classmethod
+    def of(cls, times_us: Iterable[int], size_bytes: int) -> Puts:
+        """Of times in microseconds."""
+        steps_us = [_in_steps(time_us) for time_us in times_us]
+        return cls(steps_us, min(steps_us), max(steps_us), size_bytes)
+
+
+def _in_steps(time_us: int) -> int:
+    return time_us - time_us % DELIVERY_STEP_US
+
+
 class Tally:
     """Counts what becomes of entries, between two takings by somebody who adds them up.
 
@@ -109,19 +131,18 @@ class Tally:
             latency_us = (now_ns - due_ns) // 1_000
             self._counts_by_us[latency_us] += count
 
-    def delivered(
-        self, puts_us: Sequence[int], epoch_us: int, now_ns: int, size_bytes: int
-    ) -> None:
-        """Entries that were put at these times, in microseconds since `epoch_us`, have come now.
-        No step of it is made once for each entry in Python."""
+    def delivered(self, puts: Puts, epoch_us: int, now_ns: int) -> None:
+        """Entries have come now. Their times began at `epoch_us` of the monotonic clock. No step
+        of it is made once for each entry in Python."""
+        times_us = puts.times_us
         if self.begin_ns <= now_ns < self.end_ns:
-            self._done_count += len(puts_us)
-            self._done_bytes += size_bytes
-        begin_us, end_us = (ns // 1_000 + epoch_us for ns in (self.begin_ns, self.end_ns))
-        if min(puts_us) < begin_us or max(puts_us) >= end_us:
-            puts_us = [put_us for put_us in puts_us if begin_us <= put_us < end_us]
-        self._ended_count += len(puts_us)
-        self._counts_by_us.update(map((now_ns // 1_000 + epoch_us).__sub__, puts_us))
+            self._done_count += len(times_us)
+            self._done_bytes += puts.size_bytes
+        begin_us, end_us = self.begin_ns // 1_000 - epoch_us, self.end_ns // 1_000 - epoch_us
+        if puts.first_us < begin_us or puts.last_us >= end_us:
+            times_us = [time_us for time_us in times_us if begin_us <= time_us < end_us]
+        self._ended_count += len(times_us)
+        self._counts_by_us.update(map(_in_steps(now_ns // 1_000 - epoch_us).__sub__, times_us))
 
     def failed(self, due_ns: int, count: int, error: BaseException) -> None:
         """So many entries that were due then have failed."""

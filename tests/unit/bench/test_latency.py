@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from unittest.mock import patch
 
 import pytest
+from hdrh.histogram import HdrHistogram
 
-from walle.bench.latency import LATENCY_US_MAX, Latencies, Tally, merged
+from walle.bench.latency import DELIVERY_STEP_US, LATENCY_US_MAX, Latencies, Puts, Tally, merged
 from walle.errors import DiskFull
 
 MS = 1_000_000
@@ -108,3 +110,28 @@ def test_a_taking_begins_anew() -> None:
     tally.done(0, MS, count=1, size_bytes=1)
     tally.take()
     assert Latencies.decode(tally.take()["latencies"]).count == 0
+
+
+def test_deliveries_count_from_the_put_by_the_entries_own_clock() -> None:
+    epoch_us = -5_000_000
+    tally = Tally(begin_ns=10 * MS, end_ns=20 * MS)
+    puts = Puts.of([5_009_990, 5_010_000, 5_019_994, 5_020_000], size_bytes=40)
+    tally.delivered(puts, epoch_us, 19 * MS)
+    tally.delivered(puts, epoch_us, 30 * MS)  # what is put in time counts whenever it comes
+    taken = tally.take()
+    assert (taken["count"], taken["bytes"]) == (4, 40)
+    latencies = Latencies.decode(taken["latencies"])
+    assert latencies.count == 4
+    assert latencies.percentile_ms(100) == pytest.approx(20, rel=0.002)
+
+
+def test_many_deliveries_take_the_histogram_few_steps() -> None:
+    """It is Python. While it counts, the process that follows delivers nothing."""
+    chance = random.Random(4)
+    tally = Tally(begin_ns=0, end_ns=1_000 * MS)
+    puts = Puts.of(sorted(chance.randrange(100_000) for _ in range(500)), size_bytes=0)
+    for _ in range(100):
+        tally.delivered(puts, 0, chance.randrange(100 * MS, 110 * MS))
+    with patch.object(HdrHistogram, "record_value") as record:
+        tally.take()
+    assert record.call_count <= 110_000 // DELIVERY_STEP_US
