@@ -3,11 +3,13 @@ on every machine. A step of a microsecond too many is found here before it can b
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 from tests.performance.one_node import one_node
+from tests.unit.client.test_reading import Stream, follow
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,6 +25,8 @@ CALLS_MAX = {
 FOLLOWERS = 50
 FOLLOWER_CALLS_MAX = {"network receives": 0, "consensus": 34, "storage": 6, "network sends": 37}
 """The same, for one more that is sent what is committed."""
+FOLLOWER_OF_A_CLIENT_CALLS_MAX = 64
+"""The same in a client that has followers of the stream already."""
 
 TOGETHER = 30
 CALLS_TOGETHER_MAX = {"consensus": 124, "storage": 63, "network sends": 10}
@@ -97,3 +101,36 @@ def test_many_followers_share_what_is_read(tmp_path: Path) -> None:
     for name, calls in costs[1].items():
         each = (costs[FOLLOWERS][name] - calls) / (FOLLOWERS - 1)
         assert each <= FOLLOWER_CALLS_MAX[name], f"{name}: {each:.1f} calls for a follower more"
+
+
+def test_one_more_follower_of_a_client_costs_few_calls() -> None:
+    async def take(stream: Stream, all_have: asyncio.Barrier) -> None:
+        async for entries in follow(stream, 1):
+            assert len(entries) == 100
+            await all_have.wait()
+
+    async def calls_with(count: int) -> int:
+        stream = Stream([100] * 100)
+        stream.committed = 0
+        all_have = asyncio.Barrier(count + 1)
+        tasks = [asyncio.create_task(take(stream, all_have)) for _ in range(count)]
+        await asyncio.sleep(0.01)
+        calls = 0
+
+        def on_event(_frame: Any, event: str, _argument: Any) -> None:
+            nonlocal calls
+            calls += event in ("call", "c_call")
+
+        sys.setprofile(on_event)
+        try:
+            stream.commit(100)
+            await all_have.wait()
+        finally:
+            sys.setprofile(None)
+        for task in tasks:
+            task.cancel()
+        return calls
+
+    few, many = (asyncio.run(calls_with(count)) for count in (1, FOLLOWERS))
+    each = (many - few) / (FOLLOWERS - 1)
+    assert each <= FOLLOWER_OF_A_CLIENT_CALLS_MAX, f"{each:.1f} calls for a follower more"

@@ -45,7 +45,7 @@ async def read_batches(
     """The same as entries with their data as they were put."""
     decompressor = Decompressor(name)
     async for answer, _, count in read_answers(client, name, **options):
-        entries = answer.entries[:count]
+        entries = answer.entries[:count]  # a list of one's own
         if answer.is_plain:
             yield entries
         else:
@@ -98,9 +98,9 @@ class Reader:
             if batch is None:
                 self.close()  # nothing is there yet, so neither is what follows
                 continue
-            self._check(batch)
-            self._previous = batch.last
-            self._start = batch.last_id + 1
+            self._check(answer)
+            self._previous = answer.last
+            self._start = answer.last.entry_id + 1
             self._piece_count = max(batch.count * PIECE_BYTES // batch.payload.size, 1)
             if self._pieces and self._start < piece.end:
                 self._pieces.appendleft(self._begin(self._start, piece.end))
@@ -158,12 +158,12 @@ class Reader:
         if self._start < reply.first_entry_id:
             raise Trimmed(self._name, self._start, reply.first_entry_id)
 
-    def _check(self, batch: Batch) -> None:
-        previous = self._previous
-        if batch.first_id != self._start or (previous is not None and batch.before != previous):
+    def _check(self, answer: Answer) -> None:
+        previous, before = self._previous, answer.before
+        if before.entry_id + 1 != self._start or (previous is not None and before != previous):
             raise CorruptionError(
                 self._name,
                 self._start,
                 expected=f"the successor of {previous}",
-                found=f"that of {batch.before}",
+                found=f"that of {before}",
             )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from walle.client.members import ask_member
 from walle.errors import Unavailable
+from walle.ids import ORIGIN
 from walle.messages import Read, ReadReply
 from walle.record import decode_all
 
@@ -25,11 +26,17 @@ READS_AHEAD_MAX = 8
 
 
 class Answer:
-    """What a read brought. All who wait for it have the same."""
+    """What a read brought. All who wait for it have the same, so what all of them want to know of
+    it is found out once.
+
+    before, last: of its records; without any, the origin.
+    """
 
     def __init__(self, reply: ReadReply, batch: Batch | None) -> None:
         self.reply = reply
         self.batch = batch
+        self.before = batch.before if batch is not None else ORIGIN
+        self.last = batch.last if batch is not None else ORIGIN
 
     @cached_property
     def entries(self) -> list[Entry]:
@@ -56,6 +63,8 @@ class Flight:
     def __init__(self, task: asyncio.Task[Answer]) -> None:
         self._task = task
         self._readers_count = 0
+        self._waiting: list[asyncio.Future[None]] = []
+        task.add_done_callback(self._land)
 
     @property
     def is_left(self) -> bool:
@@ -79,13 +88,19 @@ class Flight:
             Unavailable: the client was closed meanwhile.
             WalleError: see `ask_member`.
         """
-        try:
-            return await asyncio.shield(self._task)
-        except asyncio.CancelledError:
-            waiting = asyncio.current_task()
-            if self._task.cancelled() and waiting is not None and not waiting.cancelling():
-                raise Unavailable("the client was closed") from None
-            raise
+        if not self._task.done():
+            # A future for each: whoever is cancelled must not take the others' read along.
+            landed = self._task.get_loop().create_future()
+            self._waiting.append(landed)
+            await landed
+        if self._task.cancelled():
+            raise Unavailable("the client was closed")
+        return self._task.result()
+
+    def _land(self, _task: asyncio.Task[Answer]) -> None:
+        for landed in self._waiting:
+            if not landed.done():
+                landed.set_result(None)
 
 
 class Reads:
