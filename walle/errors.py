@@ -162,6 +162,12 @@ class NotAMember(Refused):
     code = Code.NOT_A_MEMBER
 
 
+class NotHeld(Refused):
+    """The one member that was asked does not hold the entry."""
+
+    code = Code.GAP
+
+
 class Trimmed(Refused):
     """The stream begins later.
 
@@ -245,6 +251,7 @@ _REFUSALS: dict[Code, type[Refused]] = {
     Code.STREAM_EXISTS: StreamExists,
     Code.WRONG_CLUSTER: WrongCluster,
     Code.NOT_A_MEMBER: NotAMember,
+    Code.GAP: NotHeld,
 }
 
 

@@ -21,6 +21,7 @@ from walle.errors import (
     CorruptionError,
     LocalProtocolError,
     NotAMember,
+    NotHeld,
     RemoteProtocolError,
     Unavailable,
     UnknownStream,
@@ -197,6 +198,7 @@ class Client:
         Raises:
             Unavailable: none answered in time; it tells what the last one said.
             NotAMember: nor did one answer for whom the stream's members are others by now.
+            NotHeld: nor did one answer, and one at least lacks what it was to have itself.
             RemoteProtocolError, CorruptionError: the last one's answer was of no use.
             Refused: a node refused.
         """
@@ -205,15 +207,19 @@ class Client:
         nodes = sorted(addresses or self._seeds, key=lambda node: node != self._preferred)
         error: WalleError = Unavailable("no node was asked")
         while True:
+            lacking: NotHeld | None = None
             for address in nodes:
                 if loop.time() >= deadline:
-                    raise error
+                    raise lacking or error
                 try:
                     session = await self.session(address)
                     reply, batch = await session.request(message, request_s)
                 except Busy as busy:
                     error = busy
                     break  # the next attempt, after a pause; another node knows no better
+                except NotHeld as refusal:
+                    lacking = refusal
+                    continue
                 except (Unavailable, NotAMember, RemoteProtocolError, CorruptionError) as useless:
                     error = useless
                     continue
@@ -223,6 +229,8 @@ class Client:
                     )
                 self._preferred = address
                 return reply, batch
+            if lacking is not None:
+                raise lacking
             if isinstance(error, NotAMember):
                 raise error
             nodes = nodes[1:] + nodes[:1]

@@ -140,7 +140,7 @@ class Reader:
             FETCH_BYTES_MAX,
             0 if self._is_first else WAIT_MS,
             linearizable=int(self._is_first and not self._follow),
-            local=int(self._node is not None),
+            local=1,
             end=end or self._until or 0,
         )
         return Piece(end, self._reads.begin(self._name, read, self._node))

@@ -8,7 +8,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 from walle.client.members import ask_member
-from walle.errors import Unavailable
+from walle.errors import NotHeld, Unavailable
 from walle.ids import ORIGIN
 from walle.messages import Read, ReadReply
 from walle.record import decode_all
@@ -142,6 +142,16 @@ class Reads:
             task.exception()  # it may be that nobody waits for it any more
 
     async def _ask(self, wanted: Wanted) -> Answer:
+        """Asks for what a member itself holds: one that lacks it would have to ask the others, and
+        to pass on what they send. So it does where none that this client reaches holds it."""
+        try:
+            return await self._ask_member(wanted)
+        except NotHeld:
+            if wanted.node is not None:
+                raise
+            return await self._ask_member(wanted._replace(read=wanted.read._replace(local=0)))
+
+    async def _ask_member(self, wanted: Wanted) -> Answer:
         read = wanted.read
         reply, batch = await ask_member(
             self._client,

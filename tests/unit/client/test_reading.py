@@ -14,7 +14,7 @@ from walle.client.inbox import RECEIVE_BYTES, Inbox
 from walle.client.reader import read_answers, read_batches
 from walle.client.reads import READS_AHEAD, READS_AHEAD_MAX, Reads
 from walle.compression import UNPACKED_BYTES, Compressor, Decompressor
-from walle.errors import CorruptionError, Trimmed, Unavailable, UnreadableEntry
+from walle.errors import CorruptionError, NotHeld, Trimmed, Unavailable, UnreadableEntry
 from walle.ids import ORIGIN, Position
 from walle.limits import FETCH_BYTES_MAX
 from walle.messages import NodeAddress, Read, ReadReply, StreamInfo
@@ -251,6 +251,34 @@ def test_reads_end_with_their_client() -> None:
         with pytest.raises(asyncio.CancelledError):
             await other
         assert not stream.busy
+
+    asyncio.run(run())
+
+
+# --- gaps -----------------------------------------------------------------------------------------
+
+
+class Lacking(Stream):
+    """No member that can be reached holds it; they can get it from one that cannot."""
+
+    async def ask(
+        self, read: Read, _reply_type: type[ReadReply], **_options: Any
+    ) -> tuple[ReadReply, Batch | None]:
+        if read.local:
+            self.asked.append(read)
+            raise NotHeld("a gap")
+        return await super().ask(read, _reply_type)
+
+
+def test_a_member_passes_on_only_what_none_within_reach_holds() -> None:
+    async def run() -> None:
+        holding, lacking = Stream([10] * 5), Lacking([10] * 5)
+        for stream, local in ((holding, [1]), (lacking, [1, 0])):
+            assert await ids(follow(stream), 5) == [1, 2, 3, 4, 5]
+            assert [read.local for read in stream.asked] == local
+        client: Any = Lacking([10])
+        with pytest.raises(NotHeld):
+            await ids(read_batches(client, "/s", node="n1"), 1)
 
     asyncio.run(run())
 

@@ -1,0 +1,70 @@
+"""Which nodes a client asks, and what becomes of their refusals."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from walle.client.client import Client
+from walle.errors import Busy, NotHeld, Unavailable, WalleError
+from walle.ids import ORIGIN
+from walle.messages import Read, ReadReply
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+READ = Read(7, 1, 0, 0, linearizable=0, local=1)
+REPLY = ReadReply(7, 1, ORIGIN)
+
+
+class Nodes(Client):
+    """A client whose nodes answer as they are told. asked: which of them were."""
+
+    def __init__(self, answers: dict[str, WalleError | None]) -> None:
+        super().__init__(list(answers), None)
+        self.answers = answers
+        self.asked: list[str] = []
+
+    async def session(self, address: str) -> Any:
+        self.asked.append(address)
+        return NodeSession(self.answers[address])
+
+    async def read(self, addresses: Sequence[str]) -> ReadReply:  # type: ignore[override]
+        reply, _ = await self.ask(READ, ReadReply, addresses=addresses, timeout_s=0.3)
+        return reply
+
+
+class NodeSession:
+    def __init__(self, error: WalleError | None) -> None:
+        self._error = error
+
+    async def request(self, _message: Read, _timeout_s: float) -> tuple[ReadReply, None]:
+        if self._error is not None:
+            raise self._error
+        return REPLY, None
+
+
+LACKS, IS_DOWN = NotHeld("a gap"), Unavailable("down")
+
+
+def test_who_lacks_something_is_passed_over_and_asked_last_from_then_on() -> None:
+    async def run() -> None:
+        nodes = Nodes({"a": LACKS, "b": IS_DOWN, "c": None})
+        assert await nodes.read("abc") == REPLY
+        assert await nodes.read("abc") == REPLY
+        assert nodes.asked == ["a", "b", "c", "c"]
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("others", [LACKS, IS_DOWN, Busy("busy")])
+def test_what_nobody_within_reach_holds_is_told_at_once(others: WalleError) -> None:
+    async def run() -> None:
+        nodes = Nodes({"a": LACKS, "b": others})
+        with pytest.raises(NotHeld):
+            await nodes.read("ab")
+        assert nodes.asked == ["a", "b"]
+
+    asyncio.run(run())
