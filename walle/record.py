@@ -29,7 +29,6 @@ import struct
 from array import array
 from dataclasses import dataclass, replace
 from enum import IntEnum
-from functools import partial
 from itertools import repeat
 from operator import or_
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -197,7 +196,7 @@ class Entry(NamedTuple):
     flags: int = 0
 
 
-_new_entry: Callable[[tuple[Any, ...]], Entry] = partial(tuple.__new__, Entry)
+_new_tuple: Callable[[type[Entry], tuple[Any, ...]], Entry] = tuple.__new__
 """`Entry._make` without a call of Python."""
 
 
@@ -408,7 +407,7 @@ def decode_all(batch: Batch, count: int | None = None) -> list[Entry]:
     chains = batch.chains.tolist()
     before = [batch.prev_chain, *chains]
     rows = zip(ids, writers, found.times, datas, chains, before, found.flags, strict=False)
-    return list(map(_new_entry, rows))
+    return list(map(_new_tuple, repeat(Entry), rows))
 
 
 __all__ = [

@@ -117,6 +117,9 @@ class Client:
             Unavailable: nobody answers there.
             RemoteProtocolError: whoever answers is no WALLE node.
         """
+        session = self._sessions.get(address)
+        if session is not None and session.is_open:
+            return session
         async with self._opening.setdefault(address, asyncio.Lock()):
             session = self._sessions.get(address)
             if session is None or not session.is_open:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from walle.limits import KIB
+from walle.limits import KIB, MIB
 
 RECEIVE_BYTES = 64 * KIB
+KEPT_BYTES = 4 * MIB
+"""More than the answers take that a client has at hand."""
 
 
 class Inbox:
@@ -21,6 +23,7 @@ class Inbox:
         """Where to receive to."""
         end = max(self._wanted, RECEIVE_BYTES)
         if end > len(self._buffer):
+            _keep_what_is_freed()
             grown = memoryview(bytearray(end))
             grown[: self._size] = self._buffer[: self._size]
             self._buffer = grown
@@ -37,3 +40,10 @@ class Inbox:
         self._buffer[: self._size - count] = self._buffer[count : self._size]
         self._size -= count
         self._wanted = wanted
+
+
+def _keep_what_is_freed() -> None:
+    """Lets glibc keep memory of that size instead of giving it back to the system whenever an
+    answer and its entries are freed: the next ones would have to get theirs anew, page by page. It
+    goes by the largest block that was freed (mallopt(3), M_MMAP_THRESHOLD)."""
+    bytes(KEPT_BYTES)
