@@ -1,8 +1,9 @@
 """How fast a stream's history is read, beside a bare socket that carries as many bytes.
 
-A cluster of three nodes on this machine gets a stream of so many MiB. Then, in turns, one client
-reads it from its first entry to its last, and another process sends as many bytes of a file, which
-it has mapped, through a socket on loopback to this one. Nothing of that comes from the disk.
+A cluster of three nodes on this machine gets a stream of so many MiB. Once all of them hold it, in
+turns, one client reads it from its first entry to its last, and another process sends as many bytes
+of a file, which it has mapped, through a socket on loopback to this one. Nothing of that comes from
+the disk.
 
     .venv/bin/python -m tools.measure_reads [--mib 1024] [--size 1024] [--rounds 5]
 """
@@ -46,6 +47,20 @@ async def fill(addresses: Sequence[str], size: int, total: int) -> None:
             for _ in range(0, total, size * len(entries)):
                 await writer.drain()
                 writer.put_many(entries)
+
+
+async def wait_for_all(addresses: Sequence[str]) -> None:
+    """Returns once every member holds all: what one lacks it fetches from the others, which costs
+    them something."""
+    async with walle.connect(addresses) as client:
+        stream_id = (await client.describe(STREAM)).stream_id
+        committed = await client.committed(STREAM)
+        for address in addresses:
+            while True:
+                (member,) = (await client.node_status(address, only=stream_id))["streams"]
+                if member["committed_id"] >= committed.entry_id and not member["gaps"]:
+                    break
+                await asyncio.sleep(0.1)
 
 
 async def read(addresses: Sequence[str], *, by_batch: bool) -> float:
@@ -103,6 +118,8 @@ def main() -> None:
         directory = Path(name)
         with dev_cluster(directory) as addresses:
             asyncio.run(fill(addresses, options.size, options.mib * MIB))
+            asyncio.run(wait_for_all(addresses))
+            asyncio.run(read(addresses, by_batch=True))  # from now on it is in memory
             path = directory / "file"
             path.write_bytes(os.urandom(MIB) * options.mib)
             ways: dict[str, Callable[[], float]] = {
