@@ -87,7 +87,7 @@ ADOPTION_COUNT_MAX = 64
 READS_WAITING_MAX = 1_024
 WATCHES_MAX = 1_024
 TAIL_PAGE_ENTRIES = 8_192
-FETCH_BYTES_MAX = 512 * KIB
+FETCH_BYTES_MAX = 736 * KIB
 READ_SHARED_BYTES_MAX = 16 * MIB
 """What one read may make a node send to all who get its answer, if that is more than one entry."""
 BACKFILL_TURNS_MAX = 4

@@ -14,7 +14,7 @@ from walle.core.history import History
 from walle.core.topology import StreamTopology
 from walle.errors import Code
 from walle.ids import IdRange
-from walle.limits import BACKFILL_TURNS_MAX
+from walle.limits import BACKFILL_TURNS_MAX, FETCH_BYTES_MAX
 from walle.messages import AskHeld, AskHeldReply, Fetch, FetchReply, Put
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def refuse(bench: MemberBench) -> str:
 
 def test_lowest_gap_is_asked_for_from_the_chain_below() -> None:
     bench = gapped()
-    assert fetch(bench).message == Fetch(STREAM, 3, 6, 1, TRUTH.at(2).chain, 512 * 1024)
+    assert fetch(bench).message == Fetch(STREAM, 3, 6, 1, TRUTH.at(2).chain, FETCH_BYTES_MAX)
 
 
 def test_gap_is_told_to_be_closed_when_that_is_durable() -> None:
