@@ -229,7 +229,7 @@ def records_encode(
     return records, chains
 
 
-def sync_files(fds: list[int], threads_max: int = 16) -> list[int]:
+def sync_files(fds: list[int], threads_max: int = 8) -> list[int]:
     """Makes the data of all these files durable, several at once.
 
     Returns the errno of each, 0 for a file whose data is on the disk. Whoever gets another value
