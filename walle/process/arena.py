@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from walle.errors import invariant
+from walle.errors import InvariantError, invariant
 from walle.limits import ARENA_CHUNK_BYTES
 
 RECEIVE_BYTES_MIN = 64 * 1024
@@ -46,9 +46,9 @@ class Arena:
         """That process is done with the place that begins there."""
         chunk = offset // ARENA_CHUNK_BYTES
         held = self._held[chunk] = self._held[chunk] - 1
-        if held:
-            invariant(held > 0, "a place is given back once", offset=offset)
-        elif chunk != self._chunk:
+        if held < 0:
+            raise InvariantError(f"a place is given back once: offset={offset}")
+        if not held and chunk != self._chunk:
             self._free.append(chunk)
             self.is_short = len(self._free) < CHUNKS_FREE_MIN
 
