@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from walle import messages
 from walle.errors import LocalProtocolError, RemoteProtocolError
+from walle.ids import new_tuple
 from walle.limits import FRAME_BYTES_MAX, FRAME_HEAD_BYTES_MAX
 from walle.native import crc32c
 
@@ -72,20 +73,21 @@ def parse_header(buffer: memoryview | bytes, offset: int, *, size_max: int) -> H
     Raises:
         RemoteProtocolError: these bytes are no frame's, or the frame is larger than `size_max`.
     """
-    header = Header._make(HEADER.unpack_from(buffer, offset))
-    if header.zero or header.type not in messages.TYPES:
+    fields = HEADER.unpack_from(buffer, offset)
+    _, size, head_size, code, zero, _ = fields
+    if zero or code not in messages.TYPES:
         raise RemoteProtocolError("not a frame of the WALLE protocol")
-    if header.size > size_max:
-        raise RemoteProtocolError(f"a frame of {header.size} bytes; at most {size_max} are allowed")
+    if size > size_max:
+        raise RemoteProtocolError(f"a frame of {size} bytes; at most {size_max} are allowed")
     if (
-        not HEADER_BYTES <= header.head_size <= min(header.size, FRAME_HEAD_BYTES_MAX)
-        or header.head_size % ALIGNMENT
-        or header.size % ALIGNMENT
+        not HEADER_BYTES <= head_size <= size
+        or head_size > FRAME_HEAD_BYTES_MAX
+        or (size | head_size) % ALIGNMENT
     ):
         raise RemoteProtocolError(
-            f"a frame of {header.size} bytes with a head of {header.head_size}: impossible sizes"
+            f"a frame of {size} bytes with a head of {head_size}: impossible sizes"
         )
-    return header
+    return new_tuple(Header, fields)
 
 
 def check_head(head: memoryview | bytes, header: Header) -> None:

@@ -932,6 +932,8 @@ class Codec:
         Raises:
             RemoteProtocolError, struct.error, UnicodeDecodeError: the bytes are no such value.
         """
+        if not self._parts:
+            return self._build(self._rest.unpack_from(buffer, offset)), offset + self._rest.size
         flat: list[Any] = []
         for layout, _, _, variable in self._parts:
             flat += layout.unpack_from(buffer, offset)

@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import xxhash
 
 from walle.errors import CorruptionError, LocalProtocolError
-from walle.ids import NO_WRITER, Position, WriterId
+from walle.ids import NO_WRITER, Position, WriterId, new_tuple
 from walle.limits import ENTRY_DATA_BYTES_MAX
 from walle.native import crc32c, records_encode, records_fields, records_fit, records_scan
 
@@ -151,7 +151,8 @@ class Batch:
 
     @property
     def last(self) -> Position:
-        return Position(self.first_id + len(self.chains) - 1, self.chains[-1])
+        chains = self.chains
+        return new_tuple(Position, (self.first_id + len(chains) - 1, chains[-1]))
 
     def chain_at(self, entry_id: int) -> int:
         """The chain after `entry_id`, which lies in [first_id - 1, last_id]."""
@@ -365,7 +366,9 @@ def check(payload: Payload, *, where: str) -> Batch:
         raise CorruptionError(
             where, found.size, expected="a record that passes its checks", found=what
         )
-    writer = None if found.mixed else WriterId(found.writer_ts, found.writer_nonce)
+    writer = None
+    if not found.mixed:
+        writer = new_tuple(WriterId, (found.writer_ts, found.writer_nonce))
     return Batch(found.first_id, found.prev_chain, chains, writer, payload)
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections import Counter
 from contextlib import contextmanager
@@ -33,6 +35,17 @@ IDLE_S = 2.0
 IDLE_CALLS_MAX = 60.0
 """A second, by each process, with a few streams and no writer."""
 LOOKS_COUNT_MAX = 5
+FILES_COUNT = 40
+SYNC_THREADS_MAX = 8
+SYNCING = f"""
+import os, sys
+from walle.native import sync_files
+os.chdir(sys.argv[1])
+fds = [os.open(str(each), os.O_RDWR | os.O_CREAT) for each in range({FILES_COUNT})]
+for fd in fds:
+    os.write(fd, b"something")
+assert not any(sync_files(fds))
+"""
 
 
 @contextmanager
@@ -100,3 +113,20 @@ def test_an_idle_node_sleeps(nodes: DevNodes, tmp_path: Path) -> None:
         if not busy:
             return
     pytest.fail(f"in {IDLE_S} s: {busy}")
+
+
+def test_the_disk_is_given_all_files_before_any_is_waited_for(tmp_path: Path) -> None:
+    """So few threads are enough to wait for them."""
+    if shutil.which("strace") is None:
+        pytest.skip("strace is not installed: apt-get install strace")
+    log = tmp_path / "log"
+    command = ["strace", "-f", "-o", str(log), "-e", "trace=clone,clone3,sync_file_range,fdatasync"]
+    command += [sys.executable, "-c", SYNCING, str(tmp_path)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if "Operation not permitted" in done.stderr:
+        pytest.skip("processes may not be traced here: sysctl kernel.yama.ptrace_scope=0")
+    assert not done.returncode, done.stderr
+    calls = re.findall(r"^\d+ +(\w+)\(", log.read_text(), re.MULTILINE)
+    assert calls[:FILES_COUNT] == ["sync_file_range"] * FILES_COUNT
+    assert calls.count("fdatasync") == FILES_COUNT
+    assert len(calls) < 2 * FILES_COUNT + SYNC_THREADS_MAX, "one thread is there already"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from walle import frame
 from walle.errors import RemoteProtocolError
+from walle.ids import new_tuple
 from walle.limits import FRAME_BYTES_MAX, HANDSHAKE_FRAME_BYTES_MAX
 from walle.messages import CODES, TYPES, WITH_RECORDS, Failure, Hello, Message, Welcome
 
@@ -22,6 +23,7 @@ HELLO = CODES[Hello]
 WELCOME = CODES[Welcome]
 FAILURE = CODES[Failure]
 
+_HANDSHAKES = frozenset({HELLO, WELCOME})
 _CARRIERS = frozenset(CODES[cls] for cls in WITH_RECORDS)
 
 
@@ -58,6 +60,7 @@ class Connection:
     def __init__(self, *, is_node: bool) -> None:
         self._expected = {HELLO} if is_node else {WELCOME, FAILURE}
         self.is_open = False
+        self._size_max = HANDSHAKE_FRAME_BYTES_MAX
 
     def frames(self, data: memoryview) -> Iterator[Frame]:
         """The complete frames at the front of `data`, which begins with a frame.
@@ -75,14 +78,14 @@ class Connection:
                 return
             head = data[offset : offset + head_size]
             frame.check_head(head, header)
-            self._check_type(header.type)
-            if size > head_size and header.type not in _CARRIERS:
-                raise RemoteProtocolError(
-                    f"{TYPES[header.type].__name__}: bytes follow the message"
-                )
+            code = header.type
+            if not self.is_open or code in _HANDSHAKES:
+                self._shake_hands(code)
+            if size > head_size and code not in _CARRIERS:
+                raise RemoteProtocolError(f"{TYPES[code].__name__}: bytes follow the message")
             records = data[offset + head_size : offset + size]
             offset += size
-            yield Frame(header.type, head, records, offset)
+            yield new_tuple(Frame, (code, head, records, offset))
 
     def wanted(self, data: memoryview) -> int:
         """How many bytes the frame at the front of `data` has, as far as can be told: at least
@@ -95,15 +98,11 @@ class Connection:
             return frame.HEADER_BYTES
         return frame.parse_header(data, 0, size_max=self._size_max).size
 
-    @property
-    def _size_max(self) -> int:
-        return FRAME_BYTES_MAX if self.is_open else HANDSHAKE_FRAME_BYTES_MAX
-
-    def _check_type(self, code: int) -> None:
+    def _shake_hands(self, code: int) -> None:
+        """A frame of that type is the first one, or is part of a handshake."""
         if self.is_open:
-            if code in (HELLO, WELCOME):
-                raise RemoteProtocolError("a second handshake")
-        elif code in self._expected:
-            self.is_open = True
-        else:
+            raise RemoteProtocolError("a second handshake")
+        if code not in self._expected:
             raise RemoteProtocolError(f"the first frame is {TYPES[code].__name__}, no handshake")
+        self.is_open = True
+        self._size_max = FRAME_BYTES_MAX

@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from walle.core.topology import StreamTopology
-from walle.ids import NO_IDENTITY, NO_WRITER, Position, WriterId
+from walle.ids import NO_IDENTITY, NO_WRITER, Position, WriterId, new_tuple
 from walle.messages import U32, U64, Identity, NodeRecord
 
 if TYPE_CHECKING:
@@ -259,9 +259,8 @@ class Outbox:
         self, to: Address, message: Message, request_id: int = 0, batch: Batch | None = None
     ) -> None:
         """A message that depends on nothing durable: it goes at once."""
-        (self.own if to == self._node_id else self.sends).append(
-            Send(to, request_id, message, batch)
-        )
+        send = new_tuple(Send, (to, request_id, message, batch))
+        (self.own if to == self._node_id else self.sends).append(send)
 
     def order(self, action: Action) -> int:
         """The next action for storage; returns the sequence number that makes it durable."""
@@ -275,7 +274,8 @@ class Outbox:
         if sequence <= self.synced:
             self.send(to, message, request_id)
         else:
-            self.actions.append(Forward(Send(to, request_id, message)))
+            send = new_tuple(Send, (to, request_id, message, None))
+            self.actions.append(new_tuple(Forward, (send,)))
 
     def alarm(self, text: str) -> None:
         """Something an operator must look at, in a sentence."""
@@ -294,7 +294,8 @@ class Outbox:
 
     def take(self) -> tuple[list[Send], list[Action]]:
         """The messages and actions collected since the last call; ends the step."""
-        self.end_step()
+        if self._last:
+            self.end_step()
         taken = self.own + self.sends, self.actions
         self.own, self.sends, self.actions = [], [], []
         return taken

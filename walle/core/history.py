@@ -81,10 +81,11 @@ class History:
 
     def chain_at(self, entry_id: int) -> int | None:
         """The chain after an entry of the live run; None when it is not held or not remembered."""
-        index = entry_id - self.base.entry_id - 1
-        if 0 <= index < len(self.chains):
-            return self.chains[index]
-        return self.base.chain if index == -1 else None
+        base, chains = self.base, self.chains
+        index = entry_id - base.entry_id - 1
+        if 0 <= index < len(chains):
+            return chains[index]
+        return base.chain if index == -1 else None
 
     def chains_from(self, entry_id: int, count_max: int) -> bytes:
         """The chains of that entry, which is held and remembered, and of those behind it: 8 bytes
@@ -121,14 +122,16 @@ class History:
 
     def append(self, batch: Batch, skip: int) -> None:
         """Appends the batch but its first `skip` records to the live run."""
-        start, last, tail = batch.first_id + skip, batch.last, self.tail
-        if start != tail.entry_id + 1 or batch.chain_at(tail.entry_id) != tail.chain:
+        runs, chains, start = self.runs, batch.chains, batch.first_id + skip
+        tail = runs[-1].last if runs else self.origin
+        prev_chain = chains[skip - 1] if skip else batch.prev_chain
+        if (start - 1, prev_chain) != tail:
             raise InvariantError(f"appends build on the tail: start={start}, tail={tail}")
-        self.chains.extend(batch.chains[skip:] if skip else batch.chains)
-        if self.runs:
-            self.runs[-1].last = last
+        self.chains.extend(chains[skip:] if skip else chains)
+        if runs:
+            runs[-1].last = batch.last
         else:
-            self.runs.append(Run(start, tail.chain, last))
+            runs.append(Run(start, prev_chain, batch.last))
 
     def truncate(self, tail: Position) -> None:
         """Drops what follows `tail`, which the live run holds, at or behind the commit point."""

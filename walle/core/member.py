@@ -25,7 +25,7 @@ from walle.core.reorder import EarlyPut, ReorderQueue
 from walle.core.syncing import Syncing
 from walle.core.watching import Watching
 from walle.errors import Code, invariant
-from walle.ids import NO_WRITER, ORIGIN, STREAM_CLUSTER, Position, WriterId
+from walle.ids import NO_WRITER, ORIGIN, STREAM_CLUSTER, Position, WriterId, new_tuple
 from walle.limits import (
     COMMITTED_LAG_ENTRIES_MAX,
     ENTRY_ID_MAX,
@@ -269,19 +269,19 @@ class Member:
         self._reply_to_put(sender, request_id, put, code)
 
     def _reply_to_put(self, to: Address, request_id: int, put: Put, code: Code) -> None:
-        held = self.history.tail if self.accepted == put.writer else ORIGIN
-        reply = PutReply(
+        promise, history = self.promise, self.history
+        reply = (
             self.stream_id,
             code,
             self.topology.version,
-            self.promise.writer,
+            promise.writer,
             put.transmission,
-            held,
-            self.history.committed,
-            self.promise.address if code is FENCED else "",
+            history.tail if self.accepted == put.writer else ORIGIN,
+            history.committed,
+            promise.address if code is FENCED else "",
             self.joining.mark,
         )
-        self.answer(to, request_id, reply)
+        self.answer(to, request_id, new_tuple(PutReply, reply))
 
     def _put_entries(self, sender: Address, request_id: int, put: Put, batch: Batch) -> Code:
         """Rule 3.4, for all entries of a batch at once."""
@@ -342,8 +342,8 @@ class Member:
     def append(self, batch: Batch, skip: int, writer: WriterId | None) -> None:
         """Appends to the live run, under `writer` if it is newer than what was accepted."""
         self.history.append(batch, skip)
-        accepted = self._newly_accepted(writer)
-        self.order(effects.Append(self.stream_id, batch, skip, accepted))
+        append = (self.stream_id, batch, skip, self._newly_accepted(writer))
+        self.order(new_tuple(effects.Append, append))
         self.orphan.watch()
 
     def truncate(self, tail: Position) -> None:

@@ -284,6 +284,9 @@ class Node:
         self, sender: Address, request_id: int, message: Message, batch: Batch | None
     ) -> None:
         kind = type(message)
+        if kind is Put and message.stream_id != STREAM_CLUSTER:  # nearly always; all may put
+            self._on_put(sender, request_id, message, batch)
+            return
         handler = self._requests.get(kind)
         if handler is None:
             if isinstance(sender, str):

@@ -93,6 +93,8 @@ class Reading:
 
     def on_commit(self) -> None:
         """The commit point has moved: serves whoever waited for it."""
+        if not self._waiting:
+            return
         committed_id = self._member.history.committed.entry_id
         for waiting in [*self._waiting.values()]:
             if waiting.entry_id is not None and waiting.entry_id <= committed_id:

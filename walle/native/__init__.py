@@ -15,6 +15,7 @@ from mmap import mmap
 from typing import NamedTuple, TypeAlias
 
 from walle.errors import invariant
+from walle.ids import new_tuple
 from walle.native._core import ffi, lib
 
 Buffer: TypeAlias = bytes | bytearray | memoryview | mmap
@@ -103,7 +104,7 @@ def records_scan(
         pointer, size, after is not None, entry_id, chain, count_max, size_max,
         chains, chains + room,
     )  # fmt: skip
-    found = ScanResult(*words[room:])
+    found = new_tuple(ScanResult, words[room:])
     return found, words[: found.count]
 
 
@@ -228,7 +229,7 @@ def records_encode(
     return records, chains
 
 
-def sync_files(fds: list[int], threads_max: int = 16) -> list[int]:
+def sync_files(fds: list[int], threads_max: int = 8) -> list[int]:
     """Makes the data of all these files durable, several at once.
 
     Returns the errno of each, 0 for a file whose data is on the disk. Whoever gets another value

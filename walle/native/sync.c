@@ -1,14 +1,18 @@
 /* Syncing several files at once.
  *
- * A sync waits for the disk; several at once wait together. Threads are made for each call and
- * joined before it returns: that takes about 20 us of processor time each, as much as waking a
- * sleeping thread would, beside a sync's 100 us and more. So no thread is ever alive when a process
- * forks, and there is no pool to look after.
+ * A sync waits for the disk; several at once wait together. The disk is given all files' data before
+ * any of them is waited for, so a thread mostly finds that done, and few threads are enough: those
+ * that wait at the same time share the flush of the disk's cache.
+ *
+ * Threads are made for each call and joined before it returns: that takes about 20 us of processor
+ * time each, as much as waking a sleeping thread would, beside a sync's 100 us and more. So no
+ * thread is ever alive when a process forks, and there is no pool to look after.
  */
-#define _POSIX_C_SOURCE 200809L
+#define _GNU_SOURCE /* sync_file_range */
 #include "walle.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -23,6 +27,17 @@ struct job {
     size_t count;
     atomic_size_t next;
 };
+
+/* Lets the system begin to write what a sync of that file will wait for. It promises nothing: a
+ * write that fails is reported by the sync. */
+static void start_writing(int fd)
+{
+#if defined(__linux__)
+    sync_file_range(fd, 0, 0, SYNC_FILE_RANGE_WRITE);
+#else
+    (void)fd;
+#endif
+}
 
 static int sync_file(int fd)
 {
@@ -63,6 +78,8 @@ void walle_sync_files(int *files, size_t count, size_t threads_max)
     if (wanted > WALLE_SYNC_THREADS_MAX)
         wanted = WALLE_SYNC_THREADS_MAX;
     if (wanted > 1) {
+        for (size_t index = 0; index < count; ++index)
+            start_writing(files[index]);
         /* Threads inherit the mask: the process's signals stay with the threads it knows of. */
         sigset_t all, before;
         pthread_attr_t small;

@@ -10,9 +10,8 @@ from __future__ import annotations
 
 from collections import deque
 
-from walle.errors import invariant
+from walle.errors import InvariantError, invariant
 from walle.limits import ARENA_CHUNK_BYTES
-from walle.process.mail import Place
 
 RECEIVE_BYTES_MIN = 64 * 1024
 RECEIVE_BYTES_MAX = 512 * 1024
@@ -39,18 +38,17 @@ class Arena:
         # Those of whose frames one was unfinished since the current chunk was begun.
         self._unfinished: set[Inbox] = set()
 
-    def hold(self, place: Place) -> None:
+    def hold(self, offset: int) -> None:
         """A frame's records lie there; another process reads them."""
-        self._held[place.offset // ARENA_CHUNK_BYTES] += 1
+        self._held[offset // ARENA_CHUNK_BYTES] += 1
 
     def release(self, offset: int) -> None:
         """That process is done with the place that begins there."""
         chunk = offset // ARENA_CHUNK_BYTES
         held = self._held[chunk] = self._held[chunk] - 1
-        if held > 0:
-            return
-        invariant(not held, "a place is given back once", offset=offset)
-        if chunk != self._chunk:
+        if held < 0:
+            raise InvariantError(f"a place is given back once: offset={offset}")
+        if not held and chunk != self._chunk:
             self._free.append(chunk)
             self.is_short = len(self._free) < CHUNKS_FREE_MIN
 
@@ -103,7 +101,8 @@ class Inbox:
             if arena.chunk_end - arena.cursor < RECEIVE_BYTES_MIN:
                 arena.next_chunk()
             self._start = self._end = arena.cursor
-        return arena.memory[arena.cursor : min(arena.chunk_end, arena.cursor + RECEIVE_BYTES_MAX)]
+        end = arena.cursor + RECEIVE_BYTES_MAX
+        return arena.memory[arena.cursor : min(arena.chunk_end, end)]
 
     def _continue(self, wanted: int) -> None:
         """Has room for the rest of the unfinished frame directly behind it, at the cursor."""
@@ -122,9 +121,9 @@ class Inbox:
         self._end = self._arena.cursor
         return self._arena.memory[self._start : self._end]
 
-    def place(self, start: int, size: int) -> Place:
-        """The place in the arena of what lies at `start` of what `received` returned."""
-        return Place(self._start + start, size)
+    def offset_of(self, start: int) -> int:
+        """Where in the arena that lies which is at `start` of what `received` returned."""
+        return self._start + start
 
     def handled(self, count: int) -> None:
         """The first `count` bytes are handled; the rest is an unfinished frame."""

@@ -19,11 +19,12 @@ from walle.core import effects
 from walle.core.context import Context
 from walle.core.node import Node
 from walle.errors import Code, ConfigError, RemoteProtocolError
+from walle.ids import new_tuple
 from walle.limits import FRAME_HEAD_BYTES_MAX
 from walle.messages import Failure, Hello, NodeRecord, Welcome
 from walle.process import mail, orders
 from walle.process.loop import now_ns
-from walle.process.mail import NOWHERE, ArenaPayload, Destination, RingPayload
+from walle.process.mail import ArenaPayload, Destination, RingPayload
 from walle.ring.region import (
     DAMAGE_COUNT,
     FREE_BYTES,
@@ -70,7 +71,8 @@ class Consensus:
         self._told_as_of: tuple[bytes, int, int] | None = None
         self._told_peers: tuple[Hello, dict[str, str]] | None = None
         self._wrong: dict[int, str | None] = {}  # by peer: why it is not the one it should be
-        self._arrived: dict[int, ArenaPayload] = {}  # by offset: who has each place last
+        # The places of what has arrived, by offset, that nobody was given yet.
+        self._arrived: set[int] = set()
         context = Context(
             config.node,
             random.Random(),
@@ -171,7 +173,7 @@ class Consensus:
 
     def _on_arrived(self, source: Destination, head: memoryview, batch: Batch | None) -> None:
         if batch is not None and type(batch.payload) is ArenaPayload:
-            self._arrived[batch.payload.place.offset] = batch.payload
+            self._arrived.add(batch.payload.offset)
         try:
             request_id, message = frame.decode_head(head)
         except RemoteProtocolError as error:
@@ -255,7 +257,7 @@ class Consensus:
             if type(action) not in effects.UNSYNCED:
                 self._sequence += 1
             parts = orders.pack_order(
-                self._sequence, action, take_place=self._take_place, to_frame=self._to_frame
+                self._sequence, action, gives_place=self._gives_place, to_frame=self._to_frame
             )
             self._to_storage(parts)
         for to, heads in answers.items():
@@ -281,24 +283,25 @@ class Consensus:
     def _forward(self, to: Address, heads: bytearray) -> None:
         self._to_storage(orders.pack_forward(self._destination(to), heads))
 
-    def _take_place(self, batch: Batch) -> mail.Place:
-        """The batch's place in the arena, for its first reader; then, and for what does not lie
-        in the arena, NOWHERE."""
-        if type(batch.payload) is not ArenaPayload:
-            return NOWHERE
-        mine = self._arrived.pop(batch.payload.place.offset, None)
-        return NOWHERE if mine is None else mine.place
+    def _gives_place(self, batch: Batch) -> bool:
+        """Whether the batch lies in the arena and this is its first reader, who is given the
+        place."""
+        payload = batch.payload
+        if type(payload) is not ArenaPayload or payload.offset not in self._arrived:
+            return False
+        self._arrived.remove(payload.offset)
+        return True
 
     def _to_frame(self, send: Send) -> tuple[Destination, bytes]:
         size = send.batch.payload.size if send.batch is not None else 0
         return self._destination(send.to), frame.encode_head(send.message, send.request_id, size)
 
     def _destination(self, to: Address) -> Destination:
-        if isinstance(to, int):
-            return Destination(mail.SESSION, to)
+        if type(to) is int:
+            return new_tuple(Destination, (mail.SESSION, to))
         if to == self._context.node_id:
             return Destination(mail.SELF, 0)
-        return Destination(mail.PEER, self._peer_numbers.get(to, 0))
+        return Destination(mail.PEER, self._peer_numbers.get(str(to), 0))
 
     def _mail(self, to: Destination, message: Any, request_id: int, batch: Batch | None) -> None:
         self._mail_frame(to, frame.encode_head(message, request_id), batch)
@@ -307,9 +310,11 @@ class Consensus:
         if batch is None:
             self._to_network(mail.pack_mail(to, head))
             return
-        place = self._take_place(batch)
-        records = [batch.payload.view()] if place == NOWHERE else []
-        self._to_network(mail.pack_mail(to, head, place, records))
+        payload: Any = batch.payload
+        if self._gives_place(batch):
+            self._to_network(mail.pack_mail(to, head, mail.Place(payload.offset, payload.size)))
+        else:
+            self._to_network(mail.pack_mail(to, head, records=[payload.view()]))
 
     def _close(self, whom: Destination) -> None:
         self._to_network(mail.pack_close(whom))

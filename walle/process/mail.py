@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import struct
 from array import array
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
-from walle.ids import NO_WRITER, WriterId
+from walle.ids import NO_WRITER, WriterId, new_tuple
 from walle.messages import U32, Codec
 from walle.record import Batch, Bytes
 
@@ -71,21 +71,16 @@ class RingPayload(NamedTuple):
         return Bytes(bytes(self.data))
 
 
-class ArenaPayload:
-    """Records that lie in the arena. The place is given back once, by whoever has it last."""
+class ArenaPayload(NamedTuple):
+    """Records that lie in the arena. Their place is given back once, by whoever has it last."""
 
-    __slots__ = ("_arena", "place")
-
-    def __init__(self, arena: memoryview, place: Place) -> None:
-        self._arena = arena
-        self.place = place
-
-    @property
-    def size(self) -> int:
-        return self.place.size
+    arena: memoryview
+    offset: int
+    size: int
 
     def view(self) -> memoryview:
-        return self._arena[self.place.offset : self.place.offset + self.place.size]
+        arena, offset, size = self
+        return arena[offset : offset + size]
 
     def detach(self) -> Bytes:
         return Bytes(bytes(self.view()))
@@ -100,21 +95,20 @@ _BATCH = struct.Struct("=QQQQBIQIQ")
 _NO_BATCH = bytes(_BATCH.size)
 
 
-def pack_batch(before: bytes, batch: Batch, place: Place) -> list[Buffer]:
+def pack_batch(before: bytes, batch: Batch, *, gives_place: bool) -> list[Buffer]:
     """The batch's description and its chains, in one piece with what stands before it.
 
-    place: where the reader finds its records; NOWHERE: they travel in the ring.
+    gives_place: its records lie in the arena, and stay there for the reader, who has to give the
+        place back. Else they travel in the ring.
     """
-    offset, place_size = place
-    records = [] if place_size else [batch.payload.view()]
-    writer, chains = batch.writer, batch.chains
+    payload, writer, chains = batch.payload, batch.writer, batch.chains
     ts, nonce = writer or NO_WRITER
-    has_writer, count = writer is not None, len(chains)
-    size = len(records[0]) if records else 0
-    fixed = _BATCH.pack(
-        batch.first_id, batch.prev_chain, ts, nonce, has_writer, count, offset, place_size, size
-    )
-    return [before + fixed + chains.tobytes(), *records]
+    described = (batch.first_id, batch.prev_chain, ts, nonce, writer is not None, len(chains))
+    if gives_place:
+        _, offset, size = cast("ArenaPayload", payload)
+        return [before + _BATCH.pack(*described, offset, size, 0) + chains.tobytes()]
+    view = payload.view()
+    return [before + _BATCH.pack(*described, *NOWHERE, len(view)) + chains.tobytes(), view]
 
 
 def unpack_batch(view: memoryview, offset: int, arena: memoryview) -> Batch | None:
@@ -131,8 +125,8 @@ def unpack_batch(view: memoryview, offset: int, arena: memoryview) -> Batch | No
     if size:
         payload = RingPayload(view[end : end + size])
     else:
-        payload = ArenaPayload(arena, Place(place_offset, place_size))
-    writer = WriterId(ts, nonce) if has_writer else None
+        payload = new_tuple(ArenaPayload, (arena, place_offset, place_size))
+    writer = new_tuple(WriterId, (ts, nonce)) if has_writer else None
     return Batch(first_id, prev_chain, chains, writer, payload)
 
 
@@ -147,8 +141,7 @@ def pack_arrived(source: Destination, head: memoryview, batch: Batch | None) -> 
     start = _ARRIVED.pack(ARRIVED, *source, len(head)) + head
     if batch is None:
         return [start + _NO_BATCH]
-    payload = batch.payload
-    return pack_batch(start, batch, payload.place if type(payload) is ArenaPayload else NOWHERE)
+    return pack_batch(start, batch, gives_place=type(batch.payload) is ArenaPayload)
 
 
 def unpack_arrived(
@@ -158,7 +151,7 @@ def unpack_arrived(
     _, kind, number, head_size = _ARRIVED.unpack_from(view)
     end = _ARRIVED.size + head_size
     head, batch = view[_ARRIVED.size : end], unpack_batch(view, end, arena)
-    return Destination(kind, number), head, batch
+    return new_tuple(Destination, (kind, number)), head, batch
 
 
 def pack_closed(session: int) -> list[Buffer]:
@@ -190,7 +183,7 @@ class Mail(NamedTuple):
 def pack_mail(
     to: Destination, head: Buffer, place: Place = NOWHERE, records: Sequence[Buffer] = ()
 ) -> list[Buffer]:
-    size = sum(len(part) for part in records)
+    size = sum(map(len, records)) if records else 0
     return [_MAIL.pack(MAIL, *to, len(head), *place, size), head, *records]
 
 
@@ -203,12 +196,10 @@ def unpack_mail(view: memoryview) -> Mail:
     _, kind, number, head_size, offset, size, records_size = _MAIL.unpack_from(view)
     start = _MAIL.size
     middle = start + head_size
-    return Mail(
-        Destination(kind, number),
-        view[start:middle],
-        Place(offset, size) if size else NOWHERE,
-        view[middle : middle + records_size],
-    )
+    to = new_tuple(Destination, (kind, number))
+    place = new_tuple(Place, (offset, size)) if size else NOWHERE
+    records = view[middle : middle + records_size]
+    return new_tuple(Mail, (to, view[start:middle], place, records))
 
 
 _MAIL_TO_MANY = struct.Struct("=BIII")

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 from walle import frame, record, sockets
 from walle.core.connection import HELLO, Connection
 from walle.errors import Code, CorruptionError, RemoteProtocolError
+from walle.ids import new_tuple
 from walle.limits import (
     CONNECT_MS_MAX,
     FRAME_MS_MAX,
@@ -150,15 +151,15 @@ class Session(asyncio.BufferedProtocol):
     def _frame_arrived(self, arrived: Frame, start: int) -> None:
         batch = None
         if arrived.records:
-            place = self._inbox.place(start + len(arrived.head), len(arrived.records))
-            payload = ArenaPayload(self._arena.memory, place)
-            batch = record.check(payload, where="the frame's records")
+            offset = self._inbox.offset_of(start + len(arrived.head))
+            place = (self._arena.memory, offset, len(arrived.records))
+            batch = record.check(new_tuple(ArenaPayload, place), where="the frame's records")
             count = len(batch.chains)
             if count > FRAME_RECORDS_COUNT_MAX:
                 raise RemoteProtocolError(
                     f"a frame of {count} records; at most {FRAME_RECORDS_COUNT_MAX} are allowed"
                 )
-            self._arena.hold(place)
+            self._arena.hold(offset)
         self._network.pass_on(mail.pack_arrived(self.source, arrived.head, batch))
 
     def eof_received(self) -> bool:
@@ -518,7 +519,7 @@ class Network:
             return
         session.send(each.head)
         if each.place is not NOWHERE:
-            session.send(ArenaPayload(self.arena.memory, each.place).view())
+            session.send(ArenaPayload(self.arena.memory, *each.place).view())
         elif each.records:
             session.send(each.records)
         to_flush.add(session)

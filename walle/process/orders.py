@@ -17,7 +17,7 @@ from walle.core.member import State
 from walle.core.node import Recovered
 from walle.core.topology import StreamTopology
 from walle.errors import InvariantError
-from walle.ids import NO_WRITER, ORIGIN, Position, WriterId
+from walle.ids import NO_WRITER, ORIGIN, Position, WriterId, new_tuple
 from walle.messages import U32, U64, Codec
 from walle.process.mail import Destination, pack_batch, pack_mail, unpack_batch
 
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
     from walle.core.effects import Action
     from walle.native import Buffer
-    from walle.process.mail import Place
     from walle.record import Batch
 
 ORDER = 20  # consensus to storage
@@ -84,12 +83,12 @@ def pack_order(
     sequence: int,
     action: Action,
     *,
-    take_place: Callable[[Batch], Place],
+    gives_place: Callable[[Batch], bool],
     to_frame: Callable[[Send], tuple[Destination, bytes]],
 ) -> list[Buffer]:
     """
     Args:
-        take_place: tells where a batch's records are; NOWHERE: they travel in the ring.
+        gives_place: tells whether a batch's records stay in the arena; see `mail.pack_batch`.
         to_frame: makes a frame's destination and head of a message.
     """
     if type(action) is effects.Forward:
@@ -98,14 +97,15 @@ def pack_order(
     if type(action) is effects.Append:  # nearly always; a match takes longer than all the rest
         ts, nonce = action.accepted or NO_WRITER
         fixed = _ENTRIES.pack(action.stream_id, action.skip, ts, nonce, 0, 0)
-        return pack_batch(start + fixed, action.batch, take_place(action.batch))
+        batch = action.batch
+        return pack_batch(start + fixed, batch, gives_place=gives_place(batch))
     match action:
         case effects.Jump(stream_id, batch, skip, committed, accepted):
             fixed = _ENTRIES.pack(stream_id, skip, *(accepted or NO_WRITER), *committed)
-            return pack_batch(start + fixed, batch, take_place(batch))
+            return pack_batch(start + fixed, batch, gives_place=gives_place(batch))
         case effects.Fill(stream_id, batch):
             fixed = _ENTRIES.pack(stream_id, 0, *NO_WRITER, *ORIGIN)
-            return pack_batch(start + fixed, batch, take_place(batch))
+            return pack_batch(start + fixed, batch, gives_place=gives_place(batch))
         case effects.ReadRecords():
             fixed = _READ.pack(
                 action.stream_id,
@@ -130,7 +130,7 @@ def pack_order(
 def pack_forward(to: Destination, head: bytes | bytearray) -> list[Buffer]:
     """A frame to be sent once all that was ordered before is durable, or several, to the same: mail
     that storage hands on as it is."""
-    return [b"".join([_FORWARD, *pack_mail(to, head)])]
+    return [_FORWARD, *pack_mail(to, head)]
 
 
 def unpack_order(view: memoryview, arena: memoryview) -> Order:
@@ -163,7 +163,8 @@ def unpack_order(view: memoryview, arena: memoryview) -> Order:
         raise InvariantError(f"{cls.__name__} without records")
     accepted = WriterId(ts, nonce) if ts else None
     if cls is effects.Append:
-        return Order(sequence, effects.Append(stream_id, batch, skip, accepted))
+        append = new_tuple(effects.Append, (stream_id, batch, skip, accepted))
+        return new_tuple(Order, (sequence, append))
     if cls is effects.Fill:
         return Order(sequence, effects.Fill(stream_id, batch))
     committed = Position(committed_id, chain)

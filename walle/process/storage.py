@@ -188,7 +188,7 @@ class Storage:
                 self._store.execute(action)
                 batch = getattr(action, "batch", None)
                 if batch is not None and isinstance(batch.payload, ArenaPayload):
-                    places.append(batch.payload.place.offset)
+                    places.append(batch.payload.offset)
         if places:
             answers.append(mail.pack_release(places))
         # They are written before the sync, while the processor's caches are warm, but published

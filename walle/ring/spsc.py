@@ -43,7 +43,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from walle.errors import ConfigError, LocalProtocolError, invariant
+from walle.errors import ConfigError, InvariantError, LocalProtocolError, invariant
 from walle.native._core import ffi, lib
 
 if TYPE_CHECKING:
@@ -165,9 +165,10 @@ class Ring:
                 included. One call takes 1,024 messages at most.
         """
         count = _consume(self._ring, self._consumed, bytes_max, self._batch)
-        if count <= 0:
-            invariant(count == 0, "a ring is inconsistent", ring=self)
+        if not count:
             return []
+        if count < 0:
+            raise InvariantError(f"a ring is inconsistent: {self}")
         self._consumed = self._batch.consumed
         bounds = map(slice, _unpack(self._starts, count), _unpack(self._ends, count))
         return list(map(self._slice, bounds))

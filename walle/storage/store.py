@@ -309,8 +309,8 @@ class Store:
     def _append(self, action: effects.Append) -> None:
         log, batch = self._log(action.stream_id), action.batch
         tail, before_id = log.tail, batch.first_id + action.skip - 1
-        is_next = tail == (before_id, batch.chain_at(before_id))
-        invariant(is_next, "appends build on the tail", before_id=before_id, tail=tail)
+        if (before_id, batch.chain_at(before_id)) != tail:
+            raise InvariantError(f"appends build on the tail: before_id={before_id}, tail={tail}")
         self._add(log, Kind.RUN, batch, action.skip, tail)
         if action.accepted is not None:
             log.accept(action.accepted)

@@ -12,7 +12,7 @@ from walle.config import NodeConfig
 from walle.core import effects
 from walle.errors import ConfigError, CorruptionError, InvariantError
 from walle.ids import ORIGIN
-from walle.process import child, mail, orders
+from walle.process import child, orders
 from walle.process.child import EX_CONFIG, EX_DATAERR, EX_IOERR, EX_SOFTWARE, HOPELESS
 from walle.ring.region import Region
 
@@ -67,7 +67,7 @@ def test_damage_that_is_found_while_the_node_runs_is_left_to_recovery(
     monkeypatch.setattr(child, "Store", Damaged)
     truncate = effects.Truncate(2, ORIGIN)
     assert region.orders.try_write(
-        *orders.pack_order(1, truncate, take_place=lambda _: mail.NOWHERE, to_frame=to_frame)
+        *orders.pack_order(1, truncate, gives_place=lambda _: False, to_frame=to_frame)
     )
     region.orders.publish()
     status = child._run(lambda: child.run_storage(region, config(tmp_path)))

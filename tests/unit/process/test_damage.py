@@ -72,7 +72,7 @@ class Stage:
         def to_frame(send: Send) -> tuple[Destination, bytes]:
             return READER, frame.encode_head(send.message, send.request_id)
 
-        parts = orders.pack_order(1, action, take_place=lambda _: mail.NOWHERE, to_frame=to_frame)
+        parts = orders.pack_order(1, action, gives_place=lambda _: False, to_frame=to_frame)
         self._loop.write(self.region.orders, self.region.storage_bell, parts)
         self.region.orders.publish()
 

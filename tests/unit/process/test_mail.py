@@ -29,7 +29,7 @@ def in_ring(parts: Sequence[Any]) -> memoryview:
 
 def in_arena(batch: Batch, place: Place) -> Batch:
     return Batch(
-        batch.first_id, batch.prev_chain, batch.chains, batch.writer, ArenaPayload(ARENA, place)
+        batch.first_id, batch.prev_chain, batch.chains, batch.writer, ArenaPayload(ARENA, *place)
     )
 
 
@@ -50,7 +50,7 @@ def described(batch: Batch | None) -> tuple[Any, ...] | None:
 def test_records_that_never_were_in_the_arena_travel_in_the_ring(
     batch: Batch, before: bytes
 ) -> None:
-    view = in_ring(mail.pack_batch(before, batch, mail.NOWHERE))
+    view = in_ring(mail.pack_batch(before, batch, gives_place=False))
     found = mail.unpack_batch(view, len(before), ARENA)
     assert described(found) == described(batch)
     assert found is not None
@@ -63,18 +63,18 @@ def test_records_in_the_arena_stay_there_unless_they_shall_travel(
 ) -> None:
     place = Place(offset, size)
     lying = in_arena(batch, place)
-    view = in_ring(mail.pack_batch(b"", lying, mail.NOWHERE if inline else place))
+    view = in_ring(mail.pack_batch(b"", lying, gives_place=not inline))
     found = mail.unpack_batch(view, 0, ARENA)
     assert described(found) == described(lying)
     assert found is not None
     assert isinstance(found.payload, RingPayload if inline else ArenaPayload)
     if isinstance(found.payload, ArenaPayload):
-        assert found.payload.place == (offset, size)
+        assert found.payload == (ARENA, offset, size)
 
 
 def test_payloads_are_views_until_they_are_detached() -> None:
     memory = bytearray(b"01234567")
-    in_the_arena = ArenaPayload(memoryview(memory), Place(2, 3))
+    in_the_arena = ArenaPayload(memoryview(memory), 2, 3)
     in_a_ring = RingPayload(memoryview(memory)[2:5])
     for payload in (in_the_arena, in_a_ring):
         kept = payload.detach()

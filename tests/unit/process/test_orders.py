@@ -21,7 +21,7 @@ from walle.core.topology import StreamTopology
 from walle.errors import Code, InvariantError
 from walle.messages import Failure
 from walle.process import mail, orders
-from walle.process.mail import NOWHERE, ArenaPayload, Destination, Place, RingPayload
+from walle.process.mail import ArenaPayload, Destination, RingPayload
 from walle.record import Batch, Bytes
 
 ARENA = memoryview(bytes(64))
@@ -76,7 +76,7 @@ def test_every_action_has_a_number_and_a_test() -> None:
 def test_order_comes_out_as_it_went_in(cls: type[Any], data: st.DataObject, sequence: int) -> None:
     action = data.draw(ACTIONS[cls])
     view = in_ring(
-        orders.pack_order(sequence, action, take_place=lambda _: NOWHERE, to_frame=to_frame)
+        orders.pack_order(sequence, action, gives_place=lambda _: False, to_frame=to_frame)
     )
     assert view[0] == orders.ORDER
     found = orders.unpack_order(view, ARENA)
@@ -87,7 +87,7 @@ def test_order_comes_out_as_it_went_in(cls: type[Any], data: st.DataObject, sequ
 
 def test_what_is_to_be_forwarded_is_mail() -> None:
     parts = orders.pack_order(
-        1, effects.Forward(SEND), take_place=lambda _: NOWHERE, to_frame=to_frame
+        1, effects.Forward(SEND), gives_place=lambda _: False, to_frame=to_frame
     )
     view = in_ring(parts)
     assert view[0] == orders.FORWARD
@@ -99,7 +99,7 @@ def test_what_is_to_be_forwarded_is_mail() -> None:
 def test_order_without_its_records_ends_the_process() -> None:
     batch = Batch(1, 0, array("Q"), None, Bytes(b""))
     parts = orders.pack_order(
-        1, effects.Fill(1, batch), take_place=lambda _: NOWHERE, to_frame=to_frame
+        1, effects.Fill(1, batch), gives_place=lambda _: False, to_frame=to_frame
     )
     with pytest.raises(InvariantError, match="Fill without records"):
         orders.unpack_order(in_ring(parts), ARENA)
@@ -108,7 +108,7 @@ def test_order_without_its_records_ends_the_process() -> None:
 def test_records_in_an_order_are_not_copied() -> None:
     batch = Batch(1, 0, array("Q", [5]), W1, Bytes(b"12345678"))
     parts = orders.pack_order(
-        1, effects.Fill(1, batch), take_place=lambda _: NOWHERE, to_frame=to_frame
+        1, effects.Fill(1, batch), gives_place=lambda _: False, to_frame=to_frame
     )
     found = orders.unpack_order(in_ring(parts), ARENA).action
     assert isinstance(found, effects.Fill)
@@ -116,15 +116,15 @@ def test_records_in_an_order_are_not_copied() -> None:
 
 
 def test_records_that_lie_in_the_arena_stay_there() -> None:
-    place = Place(8, 16)
-    batch = Batch(1, 0, array("Q", [5]), W1, ArenaPayload(ARENA, place))
+    payload = ArenaPayload(ARENA, 8, 16)
+    batch = Batch(1, 0, array("Q", [5]), W1, payload)
     parts = orders.pack_order(
-        1, effects.Append(7, batch, 0, None), take_place=lambda _: place, to_frame=to_frame
+        1, effects.Append(7, batch, 0, None), gives_place=lambda _: True, to_frame=to_frame
     )
     found = orders.unpack_order(in_ring(parts), ARENA).action
     assert isinstance(found, effects.Append)
     assert isinstance(found.batch.payload, ArenaPayload)
-    assert found.batch.payload.place == place
+    assert found.batch.payload == payload
 
 
 @given(of_type(effects.Cut))

@@ -61,7 +61,7 @@ class Stage:
             return to, frame.encode_head(send.message, send.request_id)
 
         parts = orders.pack_order(
-            self._sequence, action, take_place=lambda _: mail.NOWHERE, to_frame=to_frame
+            self._sequence, action, gives_place=lambda _: False, to_frame=to_frame
         )
         self.write(parts)
 
