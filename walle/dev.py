@@ -6,6 +6,7 @@ import asyncio
 import gc
 import logging
 import os
+import random
 import select
 import shlex
 import signal
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 LOOK_S = 0.05
 READY_S = 30.0
 PORT_FREE_MIN = 17_411
+PORT_FREE_MAX = 32_000
+"""Those above are given to connections that are made."""
 
 
 class DevCluster:
@@ -219,8 +222,10 @@ def dev_cluster(directory: Path, nodes: int = 3) -> Iterator[list[str]]:
 
 
 def _free_ports(count: int) -> int:
-    """The first of `count` consecutive ports that nobody listens on."""
-    for first in range(PORT_FREE_MIN, 60_000, count):
+    """The first of `count` consecutive ports that nobody listens on. They are tried in any order:
+    others who start nodes at the same moment are not to find the same."""
+    firsts = range(PORT_FREE_MIN, PORT_FREE_MAX, count)
+    for first in random.sample(firsts, len(firsts)):
         try:
             for index in range(count):
                 with socket.socket() as each:

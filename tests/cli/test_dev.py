@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,6 +14,7 @@ import yaml
 
 from tests.clusters import DevNodes, free_ports, is_alive, wait_until
 from walle.cli.common import CONNECT_DEFAULT
+from walle.dev import dev_cluster
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -113,3 +115,13 @@ def test_connect_overrules_the_environment(tmp_path: Path) -> None:
                 check=False,
             )
             assert done.returncode == (0 if connect == nodes.connect else 3)
+
+
+def test_clusters_that_start_at_the_same_moment_find_ports_of_their_own(tmp_path: Path) -> None:
+    def ports_of(directory: Path) -> list[str]:
+        with dev_cluster(directory, nodes=1) as addresses:
+            return addresses
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(ports_of, [tmp_path / str(number) for number in range(4)]))
+    assert len(found) == 4
