@@ -11,6 +11,7 @@ import asyncio
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
+from walle.client.turns import Turns
 from walle.errors import Unavailable, WalleError
 from walle.limits import BATCH_BYTES_MAX
 
@@ -180,7 +181,7 @@ class Links:
 
     open_session: connects with the node at an address.
     find_addresses: tells where the nodes listen, by their ids; none, if nobody answers.
-    batches_in_flight: of all its writers; each counts its own.
+    turns: whose turn it is to send a batch.
     """
 
     def __init__(
@@ -190,7 +191,7 @@ class Links:
     ) -> None:
         self.open_session = open_session
         self.find_addresses = find_addresses
-        self.batches_in_flight = 0
+        self.turns = Turns(self._set_end)
         self._links: dict[str, Link] = {}
         self._stopping: set[asyncio.Task[None]] = set()
         self._due: dict[User, None] = {}
@@ -243,10 +244,13 @@ class Links:
             for user in list(due):
                 del due[user]
                 user.flush()
+            self.turns.serve()
         finally:
             self._is_turn_ending = False
             for user in due:  # one has failed: those behind it are not to suffer from that
                 self.wake(user)
+            if self.turns.is_free:
+                self._set_end()
             unsent, self._unsent = self._unsent, {}
             for link in unsent:
                 link.flush()

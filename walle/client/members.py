@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, TypeVar
 
+from walle.core.topology import StreamTopology
 from walle.errors import NotAMember, Unavailable, UnknownStream, WalleError
 from walle.messages import Describe, StreamInfo
 
@@ -133,3 +134,13 @@ async def describe_newer(client: Client, info: StreamInfo) -> StreamInfo:
 
 def _was_deleted(name: str) -> UnknownStream:
     return UnknownStream(f"stream {name} was deleted")
+
+
+def topology_of(info: StreamInfo) -> StreamTopology:
+    """As the core has it."""
+    return StreamTopology(
+        info.version,
+        tuple(member.node_id for member in info.members),
+        tuple(member.node_id for member in info.old_members),
+        info.first_entry_id,
+    )

@@ -9,13 +9,13 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from walle import frame
-from walle.client.members import describe_newer
+from walle.client.members import describe_newer, topology_of
+from walle.client.outcome import find_durable
 from walle.client.session import new_request_id, now_ns
+from walle.client.timer import Timer
 from walle.compression import make_compressor
 from walle.core import quorum
 from walle.core.pipeline import COMMIT_NOTICE_MS, Pipeline
-from walle.core.timers import NEVER
-from walle.core.topology import StreamTopology
 from walle.errors import (
     Busy,
     DiskFull,
@@ -49,14 +49,11 @@ if TYPE_CHECKING:
     from walle.native import Buffer
     from walle.record import Batch
 
-RESOLVE_PAUSE_S = 0.05
 RESOLVE_S = 10.0
 RELEASE_S = 2.0
 BATCHES_IN_FLIGHT_MAX = 4
 """With so many that are not durable yet, what is put waits for one of them, or for a full batch. So
 batches grow where the members do not keep up with small ones; where they do, nothing waits."""
-CLIENT_BATCHES_IN_FLIGHT_MAX = 8
-"""The same for all writers of a client together, except that each may have one in flight."""
 
 
 class Writer:
@@ -80,7 +77,7 @@ class Writer:
         self._info = info
         self._pipeline = Pipeline(
             stream_id=info.stream_id,
-            topology=_topology(info),
+            topology=topology_of(info),
             writer=claimed.writer,
             lease_ms=lease_ms,
             tail=claimed.tail,
@@ -93,10 +90,10 @@ class Writer:
         self._waiting: deque[tuple[int, asyncio.Future[Position]]] = deque()  # by their last entry
         self._committed = claimed.tail
         self._links: dict[str, Link] = {}
-        self._batches_in_flight = 0  # as `client.links` counts them
+        self._turns: deque[int] = deque()  # of the batches in flight
         self._following: asyncio.Task[None] | None = None
         self._tasks: list[asyncio.Task[None]] = []
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer = Timer(self._tick)
         self._is_closing = False
         self._lost: PutReply | None = None
         self._not_durable: WriterLost | None = None
@@ -195,9 +192,10 @@ class Writer:
         self._waiting.append((self._encoder.last_id, future))
         if not is_kept:
             self._encode_all()
-        self._client.links.wake(self)
         if self._encoder.size >= BATCH_BYTES_MAX:
-            self._send_batches(BATCH_BYTES_MAX)
+            self.flush()
+        if not self._pipeline.is_put_near:
+            self._client.links.wake(self)
         return future
 
     async def drain(self) -> None:
@@ -305,12 +303,11 @@ class Writer:
             tells = list(pending)
 
     async def _stop(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
+        self._timer.cancel()
+        self._leave_turns()
         links, self._links = self._links, {}
         for node, link in links.items():
             link.detach(self, node)
-        self._count_batches(0)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -337,30 +334,49 @@ class Writer:
         return self._pipeline.has_room and in_flight < PIPELINE_ENTRIES_MAX
 
     def flush(self) -> None:
-        """Sends what was put since the last turn of the loop, unless it has to wait."""
+        """Sends the full batches of what was put; what is left waits for its turn."""
         if self._is_over or self._is_closing:
             return
-        self._count_batches(self._pipeline.batches_in_flight)
-        is_busy = self._batches_in_flight >= BATCHES_IN_FLIGHT_MAX or (
-            self._batches_in_flight > 0
-            and self._client.links.batches_in_flight >= CLIENT_BATCHES_IN_FLIGHT_MAX
-        )
-        self._send_batches(BATCH_BYTES_MAX if is_busy else 1)
+        while self._unsent_bytes + self._encoder.size >= BATCH_BYTES_MAX and self._may_send:
+            self._put_batch()
+        mine = len(self._turns)
+        is_busy = mine >= BATCHES_IN_FLIGHT_MAX or (mine and self._client.links.turns.is_busy)
+        if not is_busy and self._unsent_bytes + self._encoder.size and self._may_send:
+            self._wait_for_turn()
+        if self._pipeline.has_outgoing:
+            self._send()
 
-    def _count_batches(self, count: int) -> None:
-        """So many batches of this writer are in flight, among all those of the client."""
-        self._client.links.batches_in_flight += count - self._batches_in_flight
-        self._batches_in_flight = count
+    def _wait_for_turn(self) -> None:
+        self._pipeline.is_put_near = True
+        self._client.links.turns.wait(self)
 
-    def _send_batches(self, bytes_min: int) -> None:
-        """Hands to the pipeline what is encoded, and what is not encoded yet while it has so many
-        bytes, batch by batch, as far as there is room."""
-        while self._may_send and self._unsent_bytes + self._encoder.size >= bytes_min:
-            if not self._unsent:
-                self._encode()
-            self._pipeline.put(self._take_unsent(), now_ns())
-        self._count_batches(self._pipeline.batches_in_flight)
-        self._send()
+    def send_batch(self) -> None:
+        """Its turn has come: sends what was put meanwhile, or tells the commit point at least."""
+        self._pipeline.is_put_near = False
+        if self._is_over or self._is_closing:
+            return
+        if self._unsent_bytes + self._encoder.size and self._may_send:
+            self._put_batch()
+            self.flush()
+        else:
+            self._tick()
+
+    def _put_batch(self) -> None:
+        """Hands to the pipeline what was put, as much as fits a batch."""
+        if not self._unsent or 0 < self._encoder.size <= BATCH_BYTES_MAX - self._unsent_bytes:
+            self._encode()
+        self._pipeline.put(self._take_unsent(), now_ns())
+        self._turns.append(self._client.links.turns.take())
+
+    def _give_turns_back(self, in_flight: int) -> None:
+        """So many batches are still in flight."""
+        while len(self._turns) > in_flight:
+            self._client.links.turns.give_back(self._turns.popleft())
+
+    def _leave_turns(self) -> None:
+        """Nothing more is sent."""
+        self._client.links.turns.leave(self)
+        self._give_turns_back(0)
 
     def _take_unsent(self) -> Batch:
         """What is encoded, as one batch as far as it fits one: what was put singly may have had to
@@ -405,17 +421,13 @@ class Writer:
         if self._is_closing or self._is_over:
             return
         now_s = self._loop.time()
-        set_s = self._timer.when() if self._timer is not None else NEVER
-        if set_s <= now_s + COMMIT_NOTICE_MS / 1000:
+        if self._timer.due_s <= now_s + COMMIT_NOTICE_MS / 1000:
             return  # it fires early enough, whatever comes, and sets itself again
         due_s = now_s + min(max(self._pipeline.next_ns() - now_ns(), 0) / 1e9, 1.0)
-        if due_s < set_s:
-            if self._timer is not None:
-                self._timer.cancel()
-            self._timer = self._loop.call_at(due_s, self._tick)
+        if due_s < self._timer.due_s:
+            self._timer.set(due_s)
 
     def _tick(self) -> None:
-        self._timer = None
         self._pipeline.tick(now_ns())
         self._send()
 
@@ -445,7 +457,7 @@ class Writer:
             except UnknownStream as error:
                 self._on_deleted(error)
                 return
-            self._pipeline.adopt(_topology(self._info), now_ns())
+            self._pipeline.adopt(topology_of(self._info), now_ns())
             self._connect()
             self._send()
         self._following = None
@@ -469,18 +481,29 @@ class Writer:
         if not isinstance(reply, PutReply) or self._is_closing:
             return
         self._pipeline.receive(node, reply, now_ns())
-        self._on_durable(self._pipeline.committed)
+        self._progress.set()
+        is_progress = self._pipeline.committed != self._committed
+        if is_progress:
+            self._on_durable(self._pipeline.committed)
+            self._on_fewer_in_flight()
         if self._pipeline.lost is not None and self._lost is None:
             self._on_lost(self._pipeline.lost)
         if self._pipeline.stale_version and self._following is None:
             self._following = self._loop.create_task(self._follow())
             self._tasks.append(self._following)
-        self._progress.set()
-        if self._unsent_bytes + self._encoder.size or self._pipeline.has_outgoing:
+        if self._pipeline.has_outgoing:
             self._client.links.wake(self)
-        else:
-            self._count_batches(self._pipeline.batches_in_flight)
+        elif is_progress or reply.code:  # else nothing is due earlier than before
             self._set_timer()
+
+    def _on_fewer_in_flight(self) -> None:
+        """Some are durable. What waits for that is sent next; and where writers wait for their
+        turns, this one does, too, to tell its commit point."""
+        self._give_turns_back(self._pipeline.batches_in_flight)
+        if self._client.links.turns.is_contended and not self._turns:
+            self._wait_for_turn()
+        elif self._unsent_bytes + self._encoder.size:
+            self._client.links.wake(self)
 
     def _on_durable(self, committed: Position) -> None:
         """Ends the puts up to `committed`."""
@@ -521,6 +544,7 @@ class Writer:
     def _on_deleted(self, error: UnknownStream) -> None:
         """The stream is no more."""
         self._deleted = error
+        self._leave_turns()
         self._fail_waiting(lambda: UnknownStream(str(error)))
 
     def _error_of_loss(self, reply: PutReply, outcome: Outcome) -> WriterLost:
@@ -540,6 +564,7 @@ class Writer:
     def _on_lost(self, reply: PutReply) -> None:
         """A newer writer has claimed the stream: finds out what became of the puts in flight."""
         self._lost = reply
+        self._leave_turns()
         if self._waiting:
             self._tasks.append(self._loop.create_task(self._resolve(reply)))
 
@@ -548,7 +573,14 @@ class Writer:
         outcome = Outcome.UNKNOWN
         try:
             async with asyncio.timeout(RESOLVE_S):
-                self._on_durable(await self._find_durable())
+                durable = await find_durable(
+                    self._client,
+                    self.stream,
+                    self.writer_id,
+                    committed=self._committed,
+                    last_id=self._encoder.last_id,
+                )
+                self._on_durable(durable)
             outcome = Outcome.NOT_WRITTEN
         except (TimeoutError, WalleError):
             pass
@@ -556,28 +588,6 @@ class Writer:
             if self._waiting:
                 self._not_durable = self._error_of_loss(reply, outcome)
             self._fail_waiting(lambda: self._error_of_loss(reply, outcome))
-
-    async def _find_durable(self) -> Position:
-        """The last entry of this writer's history that the newer writer's history has.
-
-        Once a newer claim has returned, the stream's history up to its tail is settled: an entry
-        of ours is in it, or can never be.
-        """
-        while True:
-            status = await self._client.writer_status(self.stream)
-            if status.established and status.writer > self.writer_id:
-                break
-            await asyncio.sleep(RESOLVE_PAUSE_S)
-        committed = await self._client.committed(self.stream)
-        durable = self._committed
-        last_id = min(committed.entry_id, self._encoder.last_id)
-        if last_id > durable.entry_id:
-            history = self._client.read(self.stream, start=durable.entry_id + 1, end=last_id + 1)
-            async for entry in history:
-                if entry.writer != self.writer_id:
-                    break
-                durable = Position(entry.entry_id, entry.chain)
-        return durable
 
 
 def _plain(data: Buffer) -> Buffer:
@@ -587,12 +597,3 @@ def _plain(data: Buffer) -> Buffer:
         TypeError: it is nothing of the kind.
     """
     return data if type(data) is bytes else memoryview(data).cast("B")
-
-
-def _topology(info: StreamInfo) -> StreamTopology:
-    return StreamTopology(
-        info.version,
-        tuple(member.node_id for member in info.members),
-        tuple(member.node_id for member in info.old_members),
-        info.first_entry_id,
-    )

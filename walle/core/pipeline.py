@@ -107,6 +107,7 @@ class Pipeline:
     Args:
         tail: where the claim found the stream's history to end; all of it is committed.
 
+    is_put_near: a put is to follow soon: it will tell the commit point, no message of its own does.
     full: the members whose disks have no space, and the last entry they held when they said so.
         They are sent heartbeats and, to see whether there is space again, one batch at a time.
     """
@@ -129,6 +130,7 @@ class Pipeline:
         self.lost: PutReply | None = None
         self.stale_version = 0
         self.mark = 0
+        self.is_put_near = False
         self.full: dict[str, int] = {}
         self._window: deque[Batch] = deque()
         self._window_start = 0  # the number of the first batch in the window
@@ -159,7 +161,7 @@ class Pipeline:
     @property
     def has_room(self) -> bool:
         """Whether more may be put in flight."""
-        return self.uncommitted_bytes < PIPELINE_BYTES_MAX
+        return self._window_bytes - self._committed_bytes < PIPELINE_BYTES_MAX
 
     @property
     def transmission(self) -> int:
@@ -310,7 +312,7 @@ class Pipeline:
             return link.told_ns + LEASES_WITHOUT_MAJORITY * lease_ns
         due_ns = link.told_ns + lease_ns // HEARTBEATS_PER_LEASE
         due_ns -= due_ns % (lease_ns // HEARTBEAT_STEPS_PER_LEASE)
-        if self.committed != link.told:
+        if self.committed != link.told and not self.is_put_near:
             due_ns = min(due_ns, link.told_ns + COMMIT_NOTICE_MS * NS_PER_MS)
         return due_ns
 

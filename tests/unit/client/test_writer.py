@@ -10,11 +10,13 @@ import pytest
 
 import walle
 from tests.unit.making import W1, W2, entries
+from walle.client import turns as turns_module
 from walle.client import writer as writer_module
 from walle.client.client import Client
 from walle.client.session import now_ns
-from walle.client.writer import BATCHES_IN_FLIGHT_MAX, CLIENT_BATCHES_IN_FLIGHT_MAX, Writer
+from walle.client.writer import BATCHES_IN_FLIGHT_MAX, Writer
 from walle.compression import FLAG_ZSTD, Decompressor, make_compressor
+from walle.core.pipeline import COMMIT_NOTICE_MS
 from walle.errors import Code
 from walle.ids import ORIGIN, Position
 from walle.limits import (
@@ -36,6 +38,7 @@ from walle.record import check, decode_all, size_of
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine
 
+    from walle.core.pipeline import Outgoing
     from walle.record import Batch
 
 NODES = ("n1", "n2", "n3")
@@ -161,32 +164,91 @@ def test_batches_grow_while_several_are_in_flight() -> None:
     run(test())
 
 
-def test_with_many_batches_in_flight_in_all_each_writer_has_one() -> None:
+async def become_durable(writer: Writer) -> None:
+    """All that is in flight of it; the turn ends."""
+    for node in ("n1", "n2"):
+        answer(writer, node, Code.OK, writer._pipeline.tail)
+    await asyncio.sleep(0)
+
+
+def counts_of(writers: list[Writer]) -> list[int]:
+    """How many batches each has in flight."""
+    return [len(batches_of(writer)) for writer in writers]
+
+
+def test_writers_of_a_client_send_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns_module, "TURNS", 2)
+    monkeypatch.setattr(turns_module, "COUNTED_S", 60.0)
+
     async def test() -> None:
         client = Client(["n1:1"])
-        writers = [make_writer(client) for _ in range(CLIENT_BATCHES_IN_FLIGHT_MAX)]
-        for turn in range(3):
+        writers = [make_writer(client) for _ in range(4)]
+        for number in range(3):
             for writer in writers:
-                writer.put(b"%d" % turn)
+                writer.put(b"%d" % number)
             await asyncio.sleep(0)
-        assert [len(batches_of(writer)) for writer in writers] == [1] * len(writers)
+        assert counts_of(writers) == [1, 1, 0, 0]
+        await become_durable(writers[1])
+        assert counts_of(writers) == [1, 0, 1, 0]
+        await writers[0].close()
+        await asyncio.sleep(0)
+        assert counts_of(writers[1:]) == [0, 1, 1], "it has given its turn back"
         for writer in writers[2:]:
-            await writer.close()
-        [first] = batches_of(writers[0])
-        for node in ("n1", "n2"):
-            answer(writers[0], node, Code.OK, first.last)
-        await asyncio.sleep(0)
-        [second] = batches_of(writers[0])
-        assert data_of(second) == [b"1", b"2"]
-        writers[1].put(b"3")
-        await asyncio.sleep(0)
-        assert data_of(batches_of(writers[1])[1]) == [b"1", b"2", b"3"], "few are in flight now"
+            assert data_of(batches_of(writer)[0]) == [b"0", b"1", b"2"]
+        await become_durable(writers[3])
+        assert counts_of(writers[1:]) == [1, 1, 0]
+        assert data_of(batches_of(writers[1])[0]) == [b"1", b"2"]
 
     run(test())
 
 
-def test_writer_that_has_ended_has_no_batches_in_flight() -> None:
-    """Also if it was to be flushed in the turn in which it ended."""
+def test_writer_that_waits_for_its_turn_tells_its_commit_point_by_that(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(turns_module, "TURNS", 1)
+    monkeypatch.setattr(turns_module, "COUNTED_S", 60.0)
+
+    async def test() -> None:
+        client = Client(["n1:1"])
+        first, second = make_writer(client), make_writer(client)
+        told = watch(first)
+        for writer in (first, second):
+            writer.put(b"1")
+        await asyncio.sleep(0)
+        await become_durable(first)
+        assert told == [(0, True)] * 3
+        await asyncio.sleep(3 * COMMIT_NOTICE_MS / 1000)
+        assert told == [(0, True)] * 3, "the second has its turn"
+        await become_durable(second)
+        assert told[3:] == [(1, False)] * 3, "there was nothing more to put"
+        first.put(b"2")
+        await asyncio.sleep(0)
+        await become_durable(first)
+        await asyncio.sleep(3 * COMMIT_NOTICE_MS / 1000)
+        assert told[6:] == [(1, True)] * 3 + [(2, False)] * 3, "nobody waits: it is told soon"
+
+    run(test())
+
+
+def watch(writer: Writer) -> list[tuple[int, bool]]:
+    """The commit point in each message that it sends from now on, and whether entries are."""
+    told: list[tuple[int, bool]] = []
+    take = writer._pipeline.take
+    take()  # what its connections have begun with
+
+    def noted() -> list[Outgoing]:
+        outgoing = take()
+        told.extend((each.put.committed.entry_id, each.batch is not None) for each in outgoing)
+        return outgoing
+
+    writer._pipeline.take = noted  # type: ignore[method-assign]
+    return told
+
+
+def test_writer_that_has_ended_has_no_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if it was to be flushed in the turn of the loop in which it ended."""
+    monkeypatch.setattr(turns_module, "TURNS", 1)
+    monkeypatch.setattr(turns_module, "COUNTED_S", 60.0)
 
     async def test() -> None:
         writer = make_writer()
@@ -195,11 +257,19 @@ def test_writer_that_has_ended_has_no_batches_in_flight() -> None:
         writer.put(b"waits")
         for node in ("n1", "n2"):
             answer(writer, node, Code.FENCED)
+        other = make_writer(writer._client)
+        other.put(b"other")
+        await asyncio.sleep(0)
+        assert counts_of([other]) == [1]
         await writer.close()
         await asyncio.sleep(0)
-        assert writer._client.links.batches_in_flight == 0
+        assert not writer._client.links.turns.is_contended
 
     run(test())
+
+
+def test_full_batch_waits_for_no_turn_and_takes_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns_module, "TURNS", 1)
 
 
 def test_full_batch_waits_for_nothing() -> None:
