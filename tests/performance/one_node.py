@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from walle.client.session import Session as ClientSession
     from walle.process.network import Session
     from walle.record import Batch
 
@@ -67,8 +68,10 @@ class Transport:
     def close(self) -> None:
         self._socket.close()
 
+    abort = close
 
-def feed(session: Session, data: bytes) -> None:
+
+def feed(session: Session | ClientSession, data: bytes) -> None:
     """The session receives that."""
     left = memoryview(data)
     while left:

@@ -5,15 +5,21 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
+from tests.performance.one_client import one_client
 from tests.performance.one_node import one_node
 from tests.unit.client.test_reading import Stream, follow
+from walle.client import turns as turns_module
+from walle.client.turns import TURNS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    import pytest
 
 CALLS_MAX = {
     "network receives": 64,
@@ -31,6 +37,11 @@ FOLLOWER_OF_A_CLIENT_CALLS_MAX = 64
 TOGETHER = 30
 CALLS_TOGETHER_MAX = {"consensus": 110, "storage": 42, "network sends": 5}
 """The same for each of so many puts that one turn finds: what their answers share is done once."""
+
+
+CLIENT_CALLS_MAX = {"entry": 28, "batch": 480}
+"""Of a client whose writers wait for their turns: for one more entry that is put then, and for a
+batch, from its turn to the last of three answers."""
 
 
 def calls_of(work: Callable[[], object]) -> int:
@@ -134,3 +145,29 @@ def test_one_more_follower_of_a_client_costs_few_calls() -> None:
     few, many = (asyncio.run(calls_with(count)) for count in (1, FOLLOWERS))
     each = (many - few) / (FOLLOWERS - 1)
     assert each <= FOLLOWER_OF_A_CLIENT_CALLS_MAX, f"{each:.1f} calls for a follower more"
+
+
+def test_batch_of_one_of_many_streams_costs_the_client_few_calls(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(turns_module, "COUNTED_S", 60.0)
+    costs: dict[str, list[int]] = {"entry": [], "batch": []}
+
+    async def work() -> None:
+        async with one_client(3 * TURNS) as client:
+
+            def put() -> None:
+                for writer in client.writers:
+                    writer.put(b"data")
+
+            for _ in range(9):
+                costs["entry"].append(calls_of(put) // len(client.writers))
+                client.end_turn()
+                receive = partial(client.receive, client.answers())
+                calls = calls_of(receive) + calls_of(client.end_turn)
+                costs["batch"].append(calls // TURNS)
+            assert sum(node.puts for node in client.nodes.values()) == 9 * TURNS * 3
+
+    asyncio.run(work())
+    for name, calls in costs.items():
+        assert min(calls[3:]) <= CLIENT_CALLS_MAX[name], f"{name}: {calls} calls"

@@ -15,7 +15,7 @@ RESOLVE_PAUSE_S = 0.05
 
 
 async def find_durable(
-    client: Client, stream: str, writer: WriterId, *, committed: Position, last_id: int
+    client: Client, stream: str, writer: WriterId, committed: Position, last_id: int
 ) -> Position:
     """The last entry of the writer's history that the newer writer's history has.
 

@@ -45,10 +45,12 @@ new_request_id = count(1).__next__
 """A number that no other request of this process has had."""
 
 
+_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+
 def now_ns() -> int:
     """The clock of leases: monotonic, and counting suspend where the system has such a clock."""
-    clock = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
-    return time.clock_gettime_ns(clock)
+    return time.clock_gettime_ns(_CLOCK)
 
 
 class Session(asyncio.BufferedProtocol):

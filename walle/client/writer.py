@@ -95,6 +95,7 @@ class Writer:
         self._tasks: list[asyncio.Task[None]] = []
         self._timer = Timer(self._tick)
         self._is_closing = False
+        self._is_over = False  # lost or deleted: nothing can be put any more
         self._lost: PutReply | None = None
         self._not_durable: WriterLost | None = None
         self._deleted: UnknownStream | None = None
@@ -415,9 +416,9 @@ class Writer:
             link = self._links.get(each.node)
             if link is not None:
                 link.send(*parts)
-        self._set_timer()
 
     def _set_timer(self) -> None:
+        """Something may be due earlier than before. Sending puts nothing forward."""
         if self._is_closing or self._is_over:
             return
         now_s = self._loop.time()
@@ -430,6 +431,7 @@ class Writer:
     def _tick(self) -> None:
         self._pipeline.tick(now_ns())
         self._send()
+        self._set_timer()
 
     # --- the members ------------------------------------------------------------------------------
 
@@ -460,11 +462,13 @@ class Writer:
             self._pipeline.adopt(topology_of(self._info), now_ns())
             self._connect()
             self._send()
+            self._set_timer()
         self._following = None
 
     def on_open(self, node: str) -> None:
         self._pipeline.connected(node, now_ns())
         self._send()
+        self._set_timer()
 
     def on_lost(self, node: str) -> None:
         self._pipeline.disconnected(node)
@@ -476,29 +480,32 @@ class Writer:
     def on_pause(self, node: str, *, is_paused: bool) -> None:
         self._pipeline.paused(node, is_paused=is_paused, now_ns=now_ns())
         self._send()
+        self._set_timer()
 
     def on_reply(self, node: str, reply: Message) -> None:
         if not isinstance(reply, PutReply) or self._is_closing:
             return
-        self._pipeline.receive(node, reply, now_ns())
+        pipeline = self._pipeline
+        leased_until_ns = pipeline.exclusive_until_ns()
+        pipeline.receive(node, reply, now_ns())
         self._progress.set()
-        is_progress = self._pipeline.committed != self._committed
+        is_progress = pipeline.committed != self._committed
         if is_progress:
-            self._on_durable(self._pipeline.committed)
+            self._on_durable(pipeline.committed)
             self._on_fewer_in_flight()
-        if self._pipeline.lost is not None and self._lost is None:
-            self._on_lost(self._pipeline.lost)
-        if self._pipeline.stale_version and self._following is None:
+        if pipeline.lost is not None and self._lost is None:
+            self._on_lost(pipeline.lost)
+        if pipeline.stale_version and self._following is None:
             self._following = self._loop.create_task(self._follow())
             self._tasks.append(self._following)
-        if self._pipeline.has_outgoing:
+        if pipeline.has_outgoing:
             self._client.links.wake(self)
-        elif is_progress or reply.code:  # else nothing is due earlier than before
+        is_to_tell = is_progress and not pipeline.is_put_near
+        if is_to_tell or reply.code or pipeline.exclusive_until_ns() != leased_until_ns:
             self._set_timer()
 
     def _on_fewer_in_flight(self) -> None:
-        """Some are durable. What waits for that is sent next; and where writers wait for their
-        turns, this one does, too, to tell its commit point."""
+        """What waits for that is sent; where others wait for turns, the commit point waits, too."""
         self._give_turns_back(self._pipeline.batches_in_flight)
         if self._client.links.turns.is_contended and not self._turns:
             self._wait_for_turn()
@@ -543,17 +550,12 @@ class Writer:
 
     def _on_deleted(self, error: UnknownStream) -> None:
         """The stream is no more."""
-        self._deleted = error
+        self._deleted, self._is_over = error, True
         self._leave_turns()
         self._fail_waiting(lambda: UnknownStream(str(error)))
 
     def _error_of_loss(self, reply: PutReply, outcome: Outcome) -> WriterLost:
         return WriterLost(self.stream, reply.promised, reply.address, outcome)
-
-    @property
-    def _is_over(self) -> bool:
-        """Whether nothing can be put any more, whatever this writer does."""
-        return self._lost is not None or self._deleted is not None
 
     def _check_not_lost(self) -> None:
         if self._deleted is not None:
@@ -563,7 +565,7 @@ class Writer:
 
     def _on_lost(self, reply: PutReply) -> None:
         """A newer writer has claimed the stream: finds out what became of the puts in flight."""
-        self._lost = reply
+        self._lost, self._is_over = reply, True
         self._leave_turns()
         if self._waiting:
             self._tasks.append(self._loop.create_task(self._resolve(reply)))
@@ -573,12 +575,9 @@ class Writer:
         outcome = Outcome.UNKNOWN
         try:
             async with asyncio.timeout(RESOLVE_S):
+                last_id = self._encoder.last_id
                 durable = await find_durable(
-                    self._client,
-                    self.stream,
-                    self.writer_id,
-                    committed=self._committed,
-                    last_id=self._encoder.last_id,
+                    self._client, self.stream, self.writer_id, self._committed, last_id
                 )
                 self._on_durable(durable)
             outcome = Outcome.NOT_WRITTEN

@@ -376,9 +376,12 @@ class Pipeline:
 
     def _next_batch(self, link: Link, end: int, bytes_max: int) -> Batch:
         """What of the window the member is sent next: one batch of it, or several as one."""
-        taken = [self._window[link.next - self._window_start]]
-        size = taken[0].payload.size
+        first = self._window[link.next - self._window_start]
         link.next += 1
+        if link.next == end:
+            return first
+        taken = [first]
+        size = first.payload.size
         while link.next < end:
             batch = self._window[link.next - self._window_start]
             size += batch.payload.size
@@ -430,16 +433,15 @@ class Pipeline:
             ):
                 link.acknowledged += 1
             link.next = max(link.next, link.acknowledged)
-            committed = self.committed
-            self._advance()
-            if self.committed != committed:
+            if held_id > self.committed.entry_id and self._advance():
                 self._progress_ns = now_ns
         if link.asked and reply.transmission >= link.asked:
             link.asked = 0
             if link.in_flight and link.in_flight[0][0] <= link.asked_id:
                 self._new_transmission(now_ns)
                 self._resend(node, link, now_ns)
-        self._feed(node, link, now_ns)
+        if link.lags or link.next < self._window_start + len(self._window):
+            self._feed(node, link, now_ns)
 
     def _count_lease(self, acknowledged: int) -> None:
         """The lease counts from the sending of what a majority has acknowledged.
@@ -471,12 +473,13 @@ class Pipeline:
                 return held.entry_id
         return 0
 
-    def _advance(self) -> None:
-        """Moves the commit point to what a majority holds, and the window behind it."""
+    def _advance(self) -> bool:
+        """Moves the commit point to what a majority holds, and the window behind it; returns
+        whether that is news."""
         held = {node: link.held_id for node, link in self._links.items()}
         committed_id = quorum.majority_value(self.topology, held)
         if committed_id <= self.committed.entry_id:
-            return
+            return False
         while self._committed_count < len(self._window):
             batch = self._window[self._committed_count]
             if batch.first_id > committed_id:
@@ -488,6 +491,7 @@ class Pipeline:
             self._committed_count += 1
             self._committed_bytes += batch.payload.size
         self._trim_window()
+        return True
 
     def _trim_window(self) -> None:
         """Drops what is committed and acknowledged by all that keep up, or is too much to keep."""
