@@ -17,8 +17,11 @@ from walle.client.timer import Timer
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-TURNS = 8
-"""So many batches are in flight before a writer has to wait for its turn."""
+TURNS = 16
+"""So many batches are in flight before a writer has to wait for its turn. With fewer, many streams
+keep the nodes busy with rounds of little work; with more, entries wait longer."""
+ONE_EACH = 8
+"""With so many in flight, no writer has more than one: its batches would only get smaller."""
 COUNTED_S = 0.01
 """For so long a batch counts. Whatever takes longer waits for something else than its turn: for a
 slow disk, a far node, one that cannot be reached. That is no reason for others to wait."""
@@ -69,8 +72,8 @@ class Turns:
 
     @property
     def is_busy(self) -> bool:
-        """Whether so much is in flight, whether it counts or not, that one batch each is enough."""
-        return self._in_flight >= TURNS
+        """Whether one batch each is enough, as so many are in flight, whether they count or not."""
+        return self._in_flight >= ONE_EACH
 
     @property
     def is_contended(self) -> bool:

@@ -178,6 +178,7 @@ def counts_of(writers: list[Writer]) -> list[int]:
 
 def test_writers_of_a_client_send_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(turns_module, "TURNS", 2)
+    monkeypatch.setattr(turns_module, "ONE_EACH", 2)
     monkeypatch.setattr(turns_module, "COUNTED_S", 60.0)
 
     async def test() -> None:
