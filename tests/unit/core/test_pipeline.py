@@ -151,16 +151,6 @@ def test_put_soon_after_makes_the_notice_needless() -> None:
     assert bench.pipeline.take() == []
 
 
-def test_no_notice_goes_while_a_put_is_near_but_heartbeats_do() -> None:
-    bench = Bench()
-    bench.answer("n1", "n2", held=bench.put().last)
-    bench.pipeline.take()
-    bench.pipeline.is_put_near = True
-    assert bench.pipeline.next_ns() > bench.now_ns + COMMIT_NOTICE_MS * MS
-    bench.pass_ms(BEAT_MS)
-    assert [each.put.committed for each in bench.pipeline.take()] == 3 * [bench.pipeline.committed]
-
-
 # --- commit ---------------------------------------------------------------------------------------
 
 

@@ -6,9 +6,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from tests.unit.core.writing import LEASE_MS, Bench
+from tests.unit.core.writing import BEAT_MS, LEASE_MS, Bench
 from tests.unit.making import MS
-from walle.core.pipeline import SENDINGS_REMEMBERED_PER_LEASE
+from walle.core.pipeline import COMMIT_NOTICE_MS, SENDINGS_REMEMBERED_PER_LEASE
 from walle.core.topology import StreamTopology
 
 
@@ -124,3 +124,13 @@ def test_sendings_are_remembered_for_a_lease_and_no_longer() -> None:
     step_ns = LEASE_MS * MS // SENDINGS_REMEMBERED_PER_LEASE
     exact_ns = sent_ns + 3 * LEASE_MS * MS // 4
     assert exact_ns - 2 * step_ns < bench.pipeline.exclusive_until_ns() <= exact_ns
+
+
+def test_no_notice_goes_while_a_put_is_near_but_heartbeats_do() -> None:
+    bench = Bench()
+    bench.answer("n1", "n2", held=bench.put().last)
+    bench.pipeline.take()
+    bench.pipeline.is_put_near = True
+    assert bench.pipeline.next_ns() > bench.now_ns + COMMIT_NOTICE_MS * MS
+    bench.pass_ms(BEAT_MS)
+    assert [each.put.committed for each in bench.pipeline.take()] == 3 * [bench.pipeline.committed]
