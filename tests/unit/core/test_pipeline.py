@@ -141,16 +141,6 @@ def test_commit_point_is_told_soon_where_no_put_carries_it() -> None:
     assert bench.pipeline.next_ns() > bench.now_ns + COMMIT_NOTICE_MS * MS
 
 
-def test_put_soon_after_makes_the_notice_needless() -> None:
-    bench = Bench()
-    batch = bench.put()
-    bench.answer("n1", "n2", held=batch.last)
-    bench.put()
-    bench.pipeline.take()
-    bench.pass_ms(COMMIT_NOTICE_MS)
-    assert bench.pipeline.take() == []
-
-
 # --- commit ---------------------------------------------------------------------------------------
 
 

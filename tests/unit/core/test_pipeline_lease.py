@@ -126,6 +126,16 @@ def test_sendings_are_remembered_for_a_lease_and_no_longer() -> None:
     assert exact_ns - 2 * step_ns < bench.pipeline.exclusive_until_ns() <= exact_ns
 
 
+def test_put_soon_after_makes_the_notice_needless() -> None:
+    bench = Bench()
+    batch = bench.put()
+    bench.answer("n1", "n2", held=batch.last)
+    bench.put()
+    bench.pipeline.take()
+    bench.pass_ms(COMMIT_NOTICE_MS)
+    assert bench.pipeline.take() == []
+
+
 def test_no_notice_goes_while_a_put_is_near_but_heartbeats_do() -> None:
     bench = Bench()
     bench.answer("n1", "n2", held=bench.put().last)
