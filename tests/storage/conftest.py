@@ -29,6 +29,7 @@ def small_files_in_module() -> Iterator[None]:
 def make_files_small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(segment, "SEGMENT_BYTES_MIN", 16 * 1024)
     monkeypatch.setattr(segment, "SEGMENT_BYTES_MAX", 40 * 1024)
+    monkeypatch.setattr(segment, "SIZES_COUNT", 1)
     monkeypatch.setattr(journal, "BYTES_MIN", 64 * 1024)
     monkeypatch.setattr(extent, "INDEX_STEP_BYTES", 1024)
     monkeypatch.setattr(extent, "_STEP_RECORDS_MAX", 1024 // 48 + 1)

@@ -14,6 +14,7 @@ from tests.storage.model import Driver
 from walle.limits import KIB, MIB, RESERVE_FILE_BYTES, SEGMENT_BYTES_MIN
 from walle.storage import reserve as reserve_module
 from walle.storage.journal import BYTES_MIN as JOURNAL_BYTES
+from walle.storage.notes import BLOCK_BYTES
 from walle.storage.reserve import NAME, Reserve
 from walle.storage.store import Store
 from walle.storage.vfs import RealFiles
@@ -174,13 +175,14 @@ def test_segments_are_no_larger_than_the_disk_has_room_for() -> None:
     disk = Disk(64 * MIB, reserve_bytes=32 * MIB)
     driver = Driver(Store(BASE / "data", disk.reserve))
     driver.create(5)
-    append(driver, 8)
-    assert sizes(driver) == [SEGMENT_BYTES_MIN, 4 * SEGMENT_BYTES_MIN, 16 * SEGMENT_BYTES_MIN]
+    append(driver, 10)
+    first = SEGMENT_BYTES_MIN + 5 * BLOCK_BYTES
+    assert sizes(driver) == [first, 4 * first, 16 * first]
     disk.files.left_bytes = 32 * MIB + 5 * SEGMENT_BYTES_MIN
-    append(driver, 35)
-    *small, last, largest = sizes(driver)
-    assert (last, largest) == (5 * SEGMENT_BYTES_MIN, 16 * SEGMENT_BYTES_MIN)
-    assert set(small[:-1]) == {SEGMENT_BYTES_MIN}
+    append(driver, 45)
+    *small, last, second, largest = sizes(driver)
+    assert (last, second, largest) == (5 * SEGMENT_BYTES_MIN, 4 * first, 16 * first)
+    assert set(small) == {SEGMENT_BYTES_MIN, first}
     assert len(small) > 3
     disk.reserve.look()
     assert not disk.reserve.has_space

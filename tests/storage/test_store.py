@@ -24,7 +24,7 @@ from walle.core.effects import Promise
 from walle.core.node import Recovered
 from walle.errors import InvariantError
 from walle.ids import ORIGIN, Position
-from walle.limits import ENTRY_DATA_BYTES_MAX, MIB, SEGMENT_BYTES_MAX
+from walle.limits import ENTRY_DATA_BYTES_MAX, MIB, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN
 from walle.messages import NodeRecord
 from walle.record import Batch, Bytes, size_of
 from walle.storage.notes import BLOCK_BYTES
@@ -206,6 +206,17 @@ def test_entries_of_the_largest_size(driver: Driver, tmp_path: Path) -> None:
     driver.store.sync()
     assert len(driver.store.read(read_action(5, 4, bytes_max=1))[0]) == size_of(MIB)
     reopened(driver, tmp_path / "data").store.close()
+
+
+def test_segments_of_streams_that_are_written_to_alike_are_not_full_together() -> None:
+    driver = Driver(Store(Path("/data"), SimulatedFiles()))
+    streams = range(100, 120)
+    for stream in streams:
+        driver.create(stream)
+        driver.append(stream, [1_000])
+    sizes = [driver.store._logs[stream].runs[0].segment.size for stream in streams]
+    assert len(set(sizes)) == 16
+    assert max(sizes) < 2 * min(sizes) == 2 * SEGMENT_BYTES_MIN
 
 
 @pytest.mark.usefixtures("small_files")

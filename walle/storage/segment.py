@@ -64,6 +64,9 @@ _CRC_OFFSET = LAYOUT[-1].offset
 STREAM_DIGITS = 16
 SUFFIX = ".segment"
 DAMAGED_SUFFIX = ".damaged"
+SIZES_COUNT = 16
+"""So many sizes do the first segments of streams have. Many streams are often written to alike:
+their files are not to be full, and new ones to be made, all at the same moment."""
 GROWTH = 4
 """A stream's next segment is so many times as large as the one it has filled: a quiet stream takes
 little of the disk, and a busy one soon has few large files."""
@@ -175,7 +178,12 @@ def number_of(name: str) -> int | None:
 
 
 def next_size(
-    previous: Segment | None, needed_bytes: int, *, is_full: bool, room_bytes: int
+    stream_id: int,
+    previous: Segment | None,
+    needed_bytes: int,
+    *,
+    is_full: bool,
+    room_bytes: int,
 ) -> int:
     """The size of a stream's next segment.
 
@@ -185,7 +193,10 @@ def next_size(
         is_full: the previous segment is full, and none of it is trimmed: larger ones are needed.
         room_bytes: what the disk has room for; above the smallest size, no more is asked of it.
     """
-    size = SEGMENT_BYTES_MIN if previous is None else previous.size
+    if previous is None:
+        size = SEGMENT_BYTES_MIN + stream_id % SIZES_COUNT * BLOCK_BYTES
+    else:
+        size = previous.size
     if is_full:
         size *= GROWTH
     size = min(size, SEGMENT_BYTES_MAX, room_bytes)

@@ -414,6 +414,7 @@ class Store:
             log.next_number,
             self._journal.sequence + 1,
             next_size(
+                log.stream_id,
                 former.segment if former else None,
                 needed_bytes,
                 is_full=is_full,
