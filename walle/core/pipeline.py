@@ -64,6 +64,7 @@ class Outgoing(NamedTuple):
 class Link:
     """What the writer knows of one member.
 
+    is_paused: the way to it is full, for a moment or for long.
     next, acknowledged: numbers in the window of the next batch to send, and of the first batch
         that is not acknowledged.
     in_flight, unacknowledged_bytes: the last entry and the size of each batch that was sent and is
@@ -79,7 +80,8 @@ class Link:
     """
 
     def __init__(self, next_batch: int) -> None:
-        self.is_ready = False
+        self.is_connected = False
+        self.is_paused = False
         self.is_fenced = False
         self.next = next_batch
         self.acknowledged = next_batch
@@ -98,7 +100,7 @@ class Link:
     @property
     def is_open(self) -> bool:
         """Whether anything may be sent to the member."""
-        return self.is_ready and not self.is_fenced
+        return self.is_connected and not self.is_paused and not self.is_fenced
 
 
 class Pipeline:
@@ -228,20 +230,20 @@ class Pipeline:
         """The member can be reached, perhaps again: what it has not acknowledged is sent anew."""
         link = self._links.get(node)
         if link is not None:
-            link.is_ready = True
+            link.is_connected, link.is_paused = True, False
             self._new_transmission(now_ns)
             self._resend(node, link, now_ns)
 
     def disconnected(self, node: str) -> None:
         """The member cannot be reached."""
         if node in self._links:
-            self._links[node].is_ready = False
+            self._links[node].is_connected = False
 
     def paused(self, node: str, *, is_paused: bool, now_ns: int) -> None:
         """The way to the member is full, or is free again."""
         link = self._links.get(node)
         if link is not None:
-            link.is_ready = not is_paused
+            link.is_paused = is_paused
             self._feed(node, link, now_ns)
 
     def adopt(self, topology: StreamTopology, now_ns: int) -> None:
@@ -252,11 +254,17 @@ class Pipeline:
         self.stale_version = self.mark = 0  # marks are made anew under each version
         self._exclusive_until_ns, self._begun_ns = 0, now_ns
         self._remembered_ns = -NEVER  # the next sending is to count
-        ready = {node for node, link in self._links.items() if link.is_ready}
         self.full.clear()
-        self._links = {node: Link(self._window_start) for node in topology.everyone}
+        former, self._links = self._links, {}
         for node in topology.everyone:
-            if node in ready:
+            link = self._links[node] = Link(self._window_start)
+            if node in former:
+                link.is_connected, link.is_paused = (
+                    former[node].is_connected,
+                    former[node].is_paused,
+                )
+        for node, link in self._links.items():
+            if link.is_open:
                 self.connected(node, now_ns)
 
     def receive(self, node: str, reply: PutReply, now_ns: int) -> None:
@@ -496,7 +504,7 @@ class Pipeline:
     def _trim_window(self) -> None:
         """Drops what is committed and acknowledged by all that keep up, or is too much to keep."""
         kept_from = min(
-            (link.acknowledged for link in self._links.values() if link.is_ready),
+            (link.acknowledged for link in self._links.values() if link.is_connected),
             default=1 << 62,
         )
         while self._committed_count and (

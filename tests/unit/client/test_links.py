@@ -118,7 +118,7 @@ def test_a_node_that_takes_anothers_place_and_address_is_written_to() -> None:
         writer = Writer(client, info(1, {}, before), ClaimReply(7, 1, W1, ORIGIN), 1_000)
         writer._connect()
         await settle()
-        assert not writer._pipeline._links["n3"].is_ready, "another node answers at its address"
+        assert not writer._pipeline._links["n3"].is_connected, "another node answers at its address"
         for version, old, new in ((2, before, after), (3, {}, after)):
             writer._info = info(version, old, new)
             writer._pipeline.adopt(StreamTopology(version, tuple(new), tuple(old)), 0)

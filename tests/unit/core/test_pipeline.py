@@ -102,7 +102,7 @@ def test_paused_member_gets_what_it_missed_once_the_way_is_free() -> None:
     bench = Bench()
     bench.pipeline.paused("n2", is_paused=True, now_ns=bench.now_ns)
     bench.put()
-    bench.put()
+    bench.answer("n1", "n3", held=bench.put().last)
     assert bench.batches("n2") == []
     bench.pipeline.paused("n2", is_paused=False, now_ns=bench.now_ns)
     assert bench.spans("n2") == [(1, 2)], "in one piece"
