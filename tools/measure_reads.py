@@ -18,6 +18,7 @@ import socket
 import statistics
 import tempfile
 import time
+from collections import deque
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -35,18 +36,21 @@ if TYPE_CHECKING:
 
 STREAM = "/history"
 PUT_BYTES = 1 * MIB
+PUTS_IN_FLIGHT = 3
 
 
 async def fill(addresses: Sequence[str], size: int, total: int) -> None:
-    """Puts entries of random bytes."""
+    """Puts entries of random bytes; no more at once than lets all members keep up."""
     data = os.urandom(max(PUT_BYTES, size))
     entries = [data[start : start + size] for start in range(0, len(data) - size + 1, size)]
     async with walle.connect(addresses) as client:
         await client.create_stream(STREAM)
         async with client.claim(STREAM, address="measure") as writer:
+            puts: deque[asyncio.Future[walle.Position]] = deque()
             for _ in range(0, total, size * len(entries)):
-                await writer.drain()
-                writer.put_many(entries)
+                puts.append(writer.put_many(entries))
+                if len(puts) >= PUTS_IN_FLIGHT:
+                    await puts.popleft()
 
 
 async def wait_for_all(addresses: Sequence[str]) -> None:
@@ -63,18 +67,18 @@ async def wait_for_all(addresses: Sequence[str]) -> None:
                 await asyncio.sleep(0.1)
 
 
-async def read(addresses: Sequence[str], *, by_batch: bool) -> float:
-    """Reads all; returns how many bytes of data a second came."""
-    size = 0
+async def read(addresses: Sequence[str], size: int, *, by_batch: bool) -> float:
+    """Reads all entries, each of `size` bytes; returns how many bytes of data a second came."""
+    count = 0
     async with walle.connect(addresses) as client:
         begun_s = time.perf_counter()
         if by_batch:
             async for entries in client.read_batches(STREAM):
-                size += sum([len(entry.data) for entry in entries])
+                count += len(entries)
         else:
-            async for entry in client.read(STREAM):
-                size += len(entry.data)
-        return size / (time.perf_counter() - begun_s)
+            async for _ in client.read(STREAM):
+                count += 1
+        return count * size / (time.perf_counter() - begun_s)
 
 
 def copy(path: Path, piece: int) -> float:
@@ -119,14 +123,14 @@ def main() -> None:
         with dev_cluster(directory) as addresses:
             asyncio.run(fill(addresses, options.size, options.mib * MIB))
             asyncio.run(wait_for_all(addresses))
-            asyncio.run(read(addresses, by_batch=True))  # from now on it is in memory
+            asyncio.run(read(addresses, options.size, by_batch=True))  # from now on it is in memory
             path = directory / "file"
             path.write_bytes(os.urandom(MIB) * options.mib)
             ways: dict[str, Callable[[], float]] = {
                 "socket, pieces of 256 KiB": partial(copy, path, 256 * KIB),
                 "socket, pieces of 1 MiB": partial(copy, path, MIB),
-                "read_batches": lambda: asyncio.run(read(addresses, by_batch=True)),
-                "read": lambda: asyncio.run(read(addresses, by_batch=False)),
+                "read_batches": lambda: asyncio.run(read(addresses, options.size, by_batch=True)),
+                "read": lambda: asyncio.run(read(addresses, options.size, by_batch=False)),
             }
             rates: dict[str, list[float]] = {way: [] for way in ways}
             for _ in range(options.rounds):
