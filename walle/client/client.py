@@ -74,7 +74,8 @@ CLAIM_ANSWER_S = 2.0
 """How long after its own deadline a claim's answer may arrive."""
 LEASE_MS_DEFAULT = 5_000
 CHANGE_PAUSE_S = 0.2
-
+HELD_S = 2.0
+"""For an answer that needs no waiting."""
 R = TypeVar("R")
 Change: TypeAlias = CreateStream | SetStream | TrimStream | SetMembers | DeleteStream
 
@@ -220,8 +221,8 @@ class Client:
                 except Busy as busy:
                     error = busy
                     break  # the next attempt, after a pause; another node knows no better
-                except NotHeld as refusal:
-                    lacking = refusal
+                except NotHeld as refusal:  # it is committed: who holds it need not wait for it
+                    lacking, request_s = refusal, min(request_s, HELD_S)
                     continue
                 except (Unavailable, NotAMember, RemoteProtocolError, CorruptionError) as useless:
                     error = useless

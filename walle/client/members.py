@@ -46,6 +46,7 @@ async def ask_member(
     Raises:
         UnknownStream: there is no such stream, or it was deleted.
         NotAMember: the one node is no member.
+        NotHeld: the one node lacks what it was to have itself; or one does, and no other answered.
         Unavailable: none answered in time.
     """
     loop = asyncio.get_running_loop()

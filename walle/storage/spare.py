@@ -30,10 +30,12 @@ class Spare:
         self._number = 0
 
     def keep(self, path: Path, size: int) -> None:
-        """Takes in a file that is needed no more, or removes it. It need not become durable."""
-        if len(self._sizes) >= SPARE_COUNT_MAX or self.size + size > SPARE_BYTES_MAX:
-            self._files.remove(path)
-            return
+        """Takes in a file that is needed no more, for the oldest ones if there are too many:
+        nobody may ask for their sizes any more. It need not become durable."""
+        while len(self._sizes) >= SPARE_COUNT_MAX or self.size + size > SPARE_BYTES_MAX:
+            oldest = next(iter(self._sizes))
+            self._files.remove(oldest)
+            del self._sizes[oldest]
         self._number += 1
         spare = self._directory / f"{self._number:08d}{SUFFIX}"
         try:

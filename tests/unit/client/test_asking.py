@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from walle.client.client import Client
+from walle.client.client import HELD_S, Client
+from walle.client.members import REQUEST_S
 from walle.errors import Busy, NotHeld, Unavailable, WalleError
 from walle.ids import ORIGIN
 from walle.messages import Read, ReadReply
@@ -20,16 +21,20 @@ REPLY = ReadReply(7, 1, ORIGIN)
 
 
 class Nodes(Client):
-    """A client whose nodes answer as they are told. asked: which of them were."""
+    """A client whose nodes answer as they are told.
+
+    asked, waited_s: which of them were, and for how long an answer was waited for.
+    """
 
     def __init__(self, answers: dict[str, WalleError | None]) -> None:
         super().__init__(list(answers), None)
         self.answers = answers
         self.asked: list[str] = []
+        self.waited_s: list[float] = []
 
     async def session(self, address: str) -> Any:
         self.asked.append(address)
-        return NodeSession(self.answers[address])
+        return NodeSession(self.answers[address], self.waited_s)
 
     async def read(self, addresses: Sequence[str]) -> ReadReply:  # type: ignore[override]
         reply, _ = await self.ask(READ, ReadReply, addresses=addresses, timeout_s=0.3)
@@ -37,10 +42,12 @@ class Nodes(Client):
 
 
 class NodeSession:
-    def __init__(self, error: WalleError | None) -> None:
+    def __init__(self, error: WalleError | None, waited_s: list[float]) -> None:
         self._error = error
+        self._waited_s = waited_s
 
-    async def request(self, _message: Read, _timeout_s: float) -> tuple[ReadReply, None]:
+    async def request(self, _message: Read, timeout_s: float) -> tuple[ReadReply, None]:
+        self._waited_s.append(timeout_s)
         if self._error is not None:
             raise self._error
         return REPLY, None
@@ -55,6 +62,18 @@ def test_who_lacks_something_is_passed_over_and_asked_last_from_then_on() -> Non
         assert await nodes.read("abc") == REPLY
         assert await nodes.read("abc") == REPLY
         assert nodes.asked == ["a", "b", "c", "c"]
+
+    asyncio.run(run())
+
+
+def test_nobody_is_waited_for_long_who_is_asked_for_what_another_lacks() -> None:
+    """One who does not answer must not keep the client from asking the next in time."""
+
+    async def run() -> None:
+        nodes = Nodes({"a": IS_DOWN, "b": LACKS, "c": IS_DOWN, "d": None})
+        assert await nodes.read("abcd") == REPLY
+        assert nodes.waited_s == [REQUEST_S, REQUEST_S, HELD_S, HELD_S]
+        assert HELD_S < REQUEST_S
 
     asyncio.run(run())
 

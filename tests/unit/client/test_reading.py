@@ -182,7 +182,10 @@ def test_followers_of_one_client_share_what_they_ask_for() -> None:
         stream.committed = 100
         tasks = [asyncio.create_task(ids(follow(stream), 300)) for _ in range(100)]
         for committed in (101, 150, 300):
-            await asyncio.sleep(0.02)
+            while not stream.asked or stream.asked[-1].start <= stream.committed:  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+            for _ in range(200):  # turns, by which the last follower waits, too
+                await asyncio.sleep(0)
             stream.commit(committed)
         found = await asyncio.gather(*tasks)
         assert found == [list(range(1, 301))] * 100
