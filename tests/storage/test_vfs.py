@@ -21,6 +21,8 @@ from walle.storage.vfs import BUFFERS_COUNT_MAX, DIRECT_BYTES_MIN, RealFile, Rea
 from walle.testing.files import Crash, SimulatedFiles
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from walle.storage.vfs import Files
 
 
@@ -226,27 +228,30 @@ def test_what_is_not_read_soon_takes_no_memory(tmp_path: Path, is_cached: bool) 
     file.close()
 
 
-def test_file_system_without_a_way_past_the_cache(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def refuse_direct(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a file system that has no way past the cache."""
+
     def refuse(_fd: int, _command: int, flags: int) -> int:
         if flags:
             raise OSError(errno.EINVAL, "no such way")
         return 0
 
     monkeypatch.setattr(fcntl, "fcntl", refuse)
-    data = random.Random(1).randbytes(2 * MIB + 17)
-    file = RealFiles().create(tmp_path / "a", 3 * MIB)
-    file.write([data], 5, is_cached=False)
-    assert (tmp_path / "a").read_bytes()[5 : 5 + len(data)] == data
-    file.close()
 
 
-def test_write_past_the_cache_goes_on_where_the_system_stopped(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def stop_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a system that writes two blocks at once and no more."""
     real = os.pwrite
     monkeypatch.setattr(os, "pwrite", lambda fd, data, offset: real(fd, data[:8_192], offset))
+
+
+@pytest.mark.parametrize("hinder", [refuse_direct, stop_early])
+def test_what_does_not_get_past_the_cache_goes_through_it(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    hinder: Callable[[pytest.MonkeyPatch], None],
+) -> None:
+    hinder(monkeypatch)
     data = random.Random(1).randbytes(2 * MIB + 17)
     file = RealFiles().create(tmp_path / "a", 3 * MIB)
     file.write([data], 5, is_cached=False)
