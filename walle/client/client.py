@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from walle.client.links import Links
-from walle.client.members import REQUEST_S, TIMEOUT_S, ask_member
+from walle.client.members import HELD_S, REQUEST_S, TIMEOUT_S, ask_member
 from walle.client.reader import read_batches
 from walle.client.reads import Reads
 from walle.client.session import Session, open_session
@@ -74,8 +74,7 @@ CLAIM_ANSWER_S = 2.0
 """How long after its own deadline a claim's answer may arrive."""
 LEASE_MS_DEFAULT = 5_000
 CHANGE_PAUSE_S = 0.2
-HELD_S = 2.0
-"""For an answer that needs no waiting."""
+
 R = TypeVar("R")
 Change: TypeAlias = CreateStream | SetStream | TrimStream | SetMembers | DeleteStream
 

@@ -6,7 +6,7 @@ from walle.limits import KIB, MIB
 
 RECEIVE_BYTES = 64 * KIB
 KEPT_BYTES = 4 * MIB
-"""More than the answers take that a client has at hand."""
+"""More than an answer, its records and the list of its entries take, each."""
 
 
 class Inbox:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, TypeVar
 
-from walle.core.topology import StreamTopology
 from walle.errors import NotAMember, Unavailable, UnknownStream, WalleError
 from walle.messages import Describe, StreamInfo
 
@@ -20,6 +19,8 @@ R = TypeVar("R")
 
 TIMEOUT_S = 10.0
 REQUEST_S = 5.0
+HELD_S = 2.0
+"""For an answer that needs no waiting."""
 LOOK_S = 5.0
 """After so long without an answer it is looked whether the members are still the same."""
 PAUSE_S = 0.05
@@ -135,13 +136,3 @@ async def describe_newer(client: Client, info: StreamInfo) -> StreamInfo:
 
 def _was_deleted(name: str) -> UnknownStream:
     return UnknownStream(f"stream {name} was deleted")
-
-
-def topology_of(info: StreamInfo) -> StreamTopology:
-    """As the core has it."""
-    return StreamTopology(
-        info.version,
-        tuple(member.node_id for member in info.members),
-        tuple(member.node_id for member in info.old_members),
-        info.first_entry_id,
-    )

@@ -112,11 +112,7 @@ def plan(info: StreamInfo, survivors: Sequence[Survivor]) -> Recovery:
     Raises:
         Refused: a majority answers and can tell how far its history went, or nobody can.
     """
-    topology = StreamTopology(
-        info.version,
-        tuple(member.node_id for member in info.members),
-        tuple(member.node_id for member in info.old_members),
-    )
+    topology = StreamTopology.of(info)
     sure = [each for each in survivors if not each.doubtful_id]
     if quorum.is_majority(topology, {each.node_id for each in sure}):
         raise Refused(

@@ -9,13 +9,14 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from walle import frame
-from walle.client.members import describe_newer, topology_of
+from walle.client.members import describe_newer
 from walle.client.outcome import find_durable
 from walle.client.session import new_request_id, now_ns
 from walle.client.timer import Timer
 from walle.compression import make_compressor
 from walle.core import quorum
 from walle.core.pipeline import COMMIT_NOTICE_MS, Pipeline
+from walle.core.topology import StreamTopology
 from walle.errors import (
     Busy,
     DiskFull,
@@ -77,7 +78,7 @@ class Writer:
         self._info = info
         self._pipeline = Pipeline(
             stream_id=info.stream_id,
-            topology=topology_of(info),
+            topology=StreamTopology.of(info),
             writer=claimed.writer,
             lease_ms=lease_ms,
             tail=claimed.tail,
@@ -459,7 +460,7 @@ class Writer:
             except UnknownStream as error:
                 self._on_deleted(error)
                 return
-            self._pipeline.adopt(topology_of(self._info), now_ns())
+            self._pipeline.adopt(StreamTopology.of(self._info), now_ns())
             self._connect()
             self._send()
             self._set_timer()

@@ -6,10 +6,13 @@ docs/protocol.md, "Membership" and "Trim". While a change of members is under wa
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from walle.ids import Position
 from walle.messages import U64
+
+if TYPE_CHECKING:
+    from walle.messages import StreamInfo
 
 
 class StreamTopology(NamedTuple):
@@ -24,6 +27,16 @@ class StreamTopology(NamedTuple):
     old_members: tuple[str, ...] = ()
     first_entry_id: U64 = 1
     first_prev_chain: U64 = 0
+
+    @classmethod
+    def of(cls, info: StreamInfo) -> StreamTopology:
+        """As a client is told it, who need not know the chain before the first entry."""
+        return cls(
+            info.version,
+            tuple(member.node_id for member in info.members),
+            tuple(member.node_id for member in info.old_members),
+            info.first_entry_id,
+        )
 
     @property
     def everyone(self) -> tuple[str, ...]:

@@ -80,16 +80,6 @@ class Section(NamedTuple):
     begun_ns: int
 
 
-def topology_of(info: StreamInfo) -> StreamTopology:
-    """What a client needs of a stream's topology."""
-    return StreamTopology(
-        info.version,
-        tuple(each.node_id for each in info.members),
-        tuple(each.node_id for each in info.old_members),
-        info.first_entry_id,
-    )
-
-
 class Client:
     """A client that claims and, as a writer, puts to all members by itself."""
 
@@ -219,7 +209,7 @@ class Client:
     def _on_info(self, info: StreamInfo) -> None:
         if info.version <= self.topology.version:
             return
-        self.topology = topology_of(info)
+        self.topology = StreamTopology.of(info)
         if self.pipeline is not None:
             self.pipeline.adopt(self.topology, self.now_ns)
             for node in self.topology.everyone:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from walle.client.client import HELD_S, Client
-from walle.client.members import REQUEST_S
+from walle.client.client import Client
+from walle.client.members import HELD_S, REQUEST_S
 from walle.errors import Busy, NotHeld, Unavailable, WalleError
 from walle.ids import ORIGIN
 from walle.messages import Read, ReadReply
