@@ -6,6 +6,7 @@ import pytest
 
 from walle.core.topology import StreamTopology
 from walle.ids import Position
+from walle.messages import NodeAddress, StreamInfo
 
 
 def test_everyone_is_named_once_new_members_first() -> None:
@@ -32,3 +33,15 @@ def test_newer_members_and_the_later_beginning_win_each_for_itself(version: int)
     theirs = StreamTopology(version, ("b",) if version == 2 else ("a",))
     newest = theirs._replace(first_entry_id=11, first_prev_chain=77)
     assert ours.merged(theirs) == theirs.merged(ours) == newest
+
+
+@pytest.mark.parametrize("old", [(), ("n1", "n2")])
+def test_client_makes_it_of_what_it_is_told(old: tuple[str, ...]) -> None:
+    new = ("n2", "n3")
+    members, old_members = (
+        tuple(NodeAddress(node, f"{node}:1") for node in nodes) for nodes in (new, old)
+    )
+    info = StreamInfo(
+        7, "/s", version=5, members=members, old_members=old_members, first_entry_id=9
+    )
+    assert StreamTopology.of(info) == StreamTopology(5, new, old, first_entry_id=9)
