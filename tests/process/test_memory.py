@@ -13,7 +13,7 @@ from walle.limits import NODE_BYTES_MAX, SHARED_BYTES
 
 pytestmark = pytest.mark.slow
 
-DUE = ("--streams", "10", "--clients", "2", "--batch", "64", "--rate", "1000000")
+DUE = ("--streams", "10", "--clients", "2", "--batch", "64", "--rate", "10000000")
 """Many times what three nodes on one machine can do."""
 LASTING = ("--seconds", "5", "--warm-up-seconds", "0", "--json")
 
