@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import walle
 from tests.clusters import ROLES, DevNodes, wait_until
+from walle.cli.status import STREAMS_IN_FULL
 from walle.limits import DISK_RESERVE_BYTES_DEFAULT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 pytestmark = pytest.mark.slow
 
@@ -160,3 +163,21 @@ def collecting(nodes: DevNodes, stream: str, seen: list[Any]) -> Callable[[], bo
         return bool(member["up"] and member["committed_id"] == 100_002 and not member["gaps"])
 
     return look
+
+
+def test_status_of_many_streams_takes_a_line_each(tmp_path: Path) -> None:
+    count = STREAMS_IN_FULL + 1
+    with DevNodes(tmp_path, apart=True) as nodes:
+        with walle.sync.connect(nodes.addresses) as client:
+            for number in range(count):
+                client.create_stream(f"/many/{number}")
+        put(nodes, "/many/7", "--address", "me:1", data=b"one\n")
+        nodes.kill("n2")
+        lines = nodes.cli("status").decode().splitlines()
+    rows = [re.split(r"  +", line.rstrip()) for line in lines]
+    first = rows.index(["STREAM", "ENTRIES", "WRITER", "MEMBERS"]) + 1
+    told = {name: rest for name, *rest in rows[first : first + count + 1]}
+    assert told["/many/7"] == ["entries 1 to 1", "me:1", "n1, n2 down, n3"]
+    assert told["/many/8"] == ["no entries", "never claimed", "n1, n2 down, n3"]
+    assert set(told) == {"/cluster", *(f"/many/{number}" for number in range(count))}
+    assert lines[-1] == "`walle stream show NAME` tells more of one."

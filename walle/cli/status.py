@@ -30,11 +30,17 @@ if TYPE_CHECKING:
     from walle.messages import NodeAddress, NodeRecord, StreamInfo
 
 
+STREAMS_IN_FULL = 10
+"""With more of them, each takes one line."""
+
+
 @click.command()
 @json_option
 @connect_option
 def status(connect: str, *, as_json: bool) -> None:
     """Show the nodes and the streams: writers, leases, gaps and their backfill.
+
+    Of more than ten streams, each is one line.
 
     \b
         walle status
@@ -64,9 +70,24 @@ def status(connect: str, *, as_json: bool) -> None:
         )
         table.add_row(node["id"], node["address"], _describe_node_state(node), *about)
     out.print(table)
+    if len(found["streams"]) > STREAMS_IN_FULL:
+        out.print()
+        _print_streams(out, found["streams"])
+        return
     for stream in found["streams"]:
         out.print()
         print_stream(out, stream)
+
+
+def _print_streams(out: Console, streams: Sequence[dict[str, Any]]) -> None:
+    """Many streams, a line each."""
+    table = new_table("STREAM", "ENTRIES", "WRITER", "MEMBERS")
+    for stream in streams:
+        members = Text(", ").join(_describe_member(member) for member in stream["members"])
+        writer = printable(stream["writer"]["address"]) or "never claimed"
+        table.add_row(printable(stream["name"]), _describe_entries(stream), writer, members)
+    out.print(table)
+    out.print("\n`walle stream show NAME` tells more of one.")
 
 
 def print_stream(out: Console, stream: dict[str, Any]) -> None:
@@ -144,6 +165,16 @@ def _describe_scrub(scrub: dict[str, Any] | None) -> str:
 
 def _describe_damage(count: int) -> Text:
     return Text(f"found {count} times", "red") if count else Text("none")
+
+
+def _describe_member(member: dict[str, Any]) -> Text:
+    """The member's name, and what is not as it should be."""
+    text = Text(member["id"])
+    if not member["up"] or member["doubtful_id"]:
+        text.append(" ").append(_describe_member_state(member))
+    elif member["gaps"]:
+        text.append(" has a gap", "yellow")
+    return text
 
 
 def _describe_member_state(member: dict[str, Any]) -> Text:
@@ -262,12 +293,12 @@ def _describe_stream(info: StreamInfo, views: dict[str, dict[str, Any]]) -> dict
         "settings": info.settings._asdict(),
         "committed_id": max((view["committed_id"] for view in views.values()), default=None),
         "members": [
-            _describe_member(member.node_id, views.get(member.node_id)) for member in info.members
+            _view_of_member(member.node_id, views.get(member.node_id)) for member in info.members
         ],
     }
 
 
-def _describe_member(node_id: str, view: dict[str, Any] | None) -> dict[str, Any]:
+def _view_of_member(node_id: str, view: dict[str, Any] | None) -> dict[str, Any]:
     known = ("committed_id", "tail_id", "doubtful_id", "gaps", "backfill")
     return {
         "id": node_id,
