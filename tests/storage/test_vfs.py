@@ -239,13 +239,22 @@ def refuse_direct(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fcntl, "fcntl", refuse)
 
 
+def refuse_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a device with larger blocks."""
+
+    def refuse(_fd: int, _data: memoryview, _offset: int) -> int:
+        raise OSError(errno.EINVAL, "not whole blocks")
+
+    monkeypatch.setattr(os, "pwrite", refuse)
+
+
 def stop_early(monkeypatch: pytest.MonkeyPatch) -> None:
     """As a system that writes two blocks at once and no more."""
     real = os.pwrite
     monkeypatch.setattr(os, "pwrite", lambda fd, data, offset: real(fd, data[:8_192], offset))
 
 
-@pytest.mark.parametrize("hinder", [refuse_direct, stop_early])
+@pytest.mark.parametrize("hinder", [refuse_direct, refuse_blocks, stop_early])
 def test_what_does_not_get_past_the_cache_goes_through_it(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -259,17 +268,22 @@ def test_what_does_not_get_past_the_cache_goes_through_it(
     file.close()
 
 
-def test_failed_write_past_the_cache_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("function", "is_cached"), [("pwrite", False), ("pwritev", True)])
+def test_failed_write_names_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str, is_cached: bool
 ) -> None:
-    def fail(_fd: int, _data: bytes, _offset: int) -> int:
+    def fail(_fd: int, _data: object, _offset: int) -> int:
         raise OSError(errno.EIO, "the device is gone")
 
-    monkeypatch.setattr(os, "pwrite", fail)
     file = RealFiles().create(tmp_path / "a", 3 * MIB)
-    with pytest.raises(OSError, match="the device is gone"):
-        file.write([bytes(MIB)], 5, is_cached=False)
+    with monkeypatch.context() as failing:
+        failing.setattr(os, function, fail)
+        with pytest.raises(OSError, match="the device is gone") as caught:
+            file.write([bytes(MIB)], 5, is_cached=is_cached)
+    assert caught.value.errno == errno.EIO
+    assert caught.value.filename == str(tmp_path / "a")
     file.write([b"later"], 5)
+    assert (tmp_path / "a").read_bytes()[5:10] == b"later"
     file.close()
 
 

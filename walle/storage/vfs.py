@@ -49,7 +49,8 @@ class File(Protocol):
     def write(
         self, buffers: Sequence[bytes | memoryview], offset: int, *, is_cached: bool = True
     ) -> None:
-        """Writes the buffers, one behind the other, from byte `offset` on. All or OSError.
+        """Writes the buffers, one behind the other, from byte `offset` on. All, or OSError, which
+        names the file.
 
         is_cached: whether they are soon read, so that they should stay in memory.
         """
@@ -136,9 +137,16 @@ class RealFile:
     def write(
         self, buffers: Sequence[bytes | memoryview], offset: int, *, is_cached: bool = True
     ) -> None:
-        if is_cached or sum(map(len, buffers)) < DIRECT_BYTES_MIN:
-            self._write(buffers, offset)
-            return
+        try:
+            if is_cached or sum(map(len, buffers)) < DIRECT_BYTES_MIN:
+                self._write(buffers, offset)
+            else:
+                self._write_past_cache(buffers, offset)
+        except OSError as error:
+            error.filename = str(self.path)
+            raise
+
+    def _write_past_cache(self, buffers: Sequence[bytes | memoryview], offset: int) -> None:
         # What is copied begins in its first block where it does in the file.
         head = end = offset % BLOCK_BYTES
         start = offset - head
