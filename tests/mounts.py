@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -34,6 +35,16 @@ def mounted_image(path: Path, size_bytes: int) -> Iterator[Path]:
     _run("mkfs.ext4", "-q", str(image))
     with _mounted(path, "-o", "loop", str(image)):
         yield path
+
+
+@contextmanager
+def mounted_copy(path: Path) -> Iterator[Path]:
+    """What a loss of power would leave now of the image that is mounted at the path."""
+    copy = path.with_name(f"{path.name}-copy")
+    shutil.copyfile(image_of(path), image_of(copy))
+    with _mounted(copy, "-o", "loop", str(image_of(copy))):
+        yield copy
+    copy.rmdir()
 
 
 def image_of(path: Path) -> Path:

@@ -3,6 +3,7 @@
  * The file that FAULTS names says which are in force; it is read at every call. A fault is a line:
  *
  *     sync_errno NUMBER PREFIX    syncs of files below PREFIX fail with that errno, and do nothing
+ *     pwrite_errno NUMBER PREFIX  writes past the page cache fail with it, halfway through
  *     sync_ms NUMBER PREFIX       they take so long
  *     free_bytes NUMBER PREFIX    so much is free there, and a file of more finds no space
  */
@@ -19,6 +20,7 @@
 
 #define FAULTS_BYTES_MAX 4096
 #define PATH_BYTES_MAX 4096
+#define BLOCK_BYTES 4096
 
 /* The number of the fault of that kind that is in force for the path; -1: there is none. */
 static long long find_fault(const char *kind, const char *path)
@@ -85,6 +87,19 @@ int fsync(int fd)
     return sync_with_faults("fsync", fd);
 }
 
+ssize_t pwrite(int fd, const void *data, size_t size, off_t offset)
+{
+    long long error = find_fault_of_file("pwrite_errno", fd);
+    ssize_t (*real)(int, const void *, size_t, off_t) =
+        (ssize_t (*)(int, const void *, size_t, off_t))dlsym(RTLD_NEXT, "pwrite");
+    if (error > 0) {
+        real(fd, data, size / 2 & -(size_t)BLOCK_BYTES, offset);
+        errno = (int)error;
+        return -1;
+    }
+    return real(fd, data, size, offset);
+}
+
 int posix_fallocate(int fd, off_t offset, off_t size)
 {
     long long free_bytes = find_fault_of_file("free_bytes", fd);
@@ -110,5 +125,7 @@ int statvfs(const char *path, struct statvfs *found)
 
 /* What Python, built for large files, calls; the types are the same on the machines that tests run
  * on. */
+ssize_t pwrite64(int fd, const void *data, size_t size, off64_t offset)
+    __attribute__((alias("pwrite")));
 int posix_fallocate64(int fd, off64_t offset, off64_t size) __attribute__((alias("posix_fallocate")));
 int statvfs64(const char *path, struct statvfs64 *found) __attribute__((alias("statvfs")));

@@ -17,8 +17,10 @@ from tests.clusters import DevNodes, wait_until
 from tests.mounts import mounted_memory, resize_memory
 from tests.process.disks import Faults
 from tests.process.load import LEASE_MS, STREAM, Load, check_history, run_under_load
+from tests.storage.checks import needs_direct_writes
 from walle.cli import EX_UNAVAILABLE
 from walle.limits import MIB
+from walle.storage.vfs import DIRECT_BYTES_MIN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -234,6 +236,38 @@ def test_node_whose_syncs_fail_stops_and_comes_back_with_all_it_acknowledged(
             assert nodes.supervisor("n2") == supervisor
 
         check_history(nodes, run_under_load(nodes, fail, Load))
+
+
+class LargeLoad(Load):
+    """Puts entries so large that each goes past the page cache."""
+
+    async def run(self) -> None:
+        count = 0
+        while True:
+            data = b"entry %d" % count * (DIRECT_BYTES_MIN // 4)
+            position = await self.writer.put(data)
+            self.acknowledged[position.entry_id] = data
+            count += 1
+            await asyncio.sleep(0.01)
+
+
+def test_node_whose_writes_fail_midway_stops_and_comes_back_with_all_it_acknowledged(
+    tmp_path: Path, faults: Faults
+) -> None:
+    needs_direct_writes(tmp_path)
+    with DevNodes(tmp_path) as nodes:
+        nodes.cli("stream", "create", STREAM)
+        data = nodes.directory / "n2"
+
+        def fail(load: LargeLoad) -> None:
+            faults.set("pwrite_errno", data, errno.EIO)
+            log, text = data.with_suffix(".log"), f"Input/output error: '{data}"
+            wait_until(lambda: log.read_text().count(text) > 1, "it stops each time")
+            load.wait_for_more()
+            faults.clear("pwrite_errno", data)
+            wait_until(lambda: nodes.node_status("n2")["up"], "n2 is back")
+
+        check_history(nodes, run_under_load(nodes, fail, LargeLoad))
 
 
 # --- slow -----------------------------------------------------------------------------------------

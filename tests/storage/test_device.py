@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
+import random
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.mounts import image_of, mounted_image
+from tests.mounts import image_of, mounted_copy, mounted_image
 from tests.storage.model import Driver, read_action, read_bytes
 from walle.limits import MIB
 from walle.storage.store import Store
-from walle.storage.vfs import RealFiles
+from walle.storage.vfs import DIRECT_BYTES_MIN, RealFiles
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,6 +43,30 @@ def test_reload_reads_from_the_device(disk: Path) -> None:
     assert os.pread(file.fd, 4_096, 8_192) == written
     file.reload(0)
     assert os.pread(file.fd, 4_096, 8_192) == bytes(4_096)
+    file.close()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_loss_of_power_leaves_what_was_synced_whichever_way_it_went(disk: Path, seed: int) -> None:
+    """Also where a block was written in part by each of several writes, past the cache around it."""
+    chance = random.Random(seed)
+    files = RealFiles()
+    file = files.create(disk / "a", 8 * MIB)
+    files.sync([file])
+    files.sync_directory(disk)
+    written, synced_bytes = b"", 0
+    for _ in range(6):
+        for _ in range(chance.randint(1, 3)):
+            size = chance.choice([1, DIRECT_BYTES_MIN, 2 * DIRECT_BYTES_MIN])
+            data = chance.randbytes(size + chance.randrange(5_000))
+            file.write([data], len(written), is_cached=chance.random() < 0.3)
+            written += data
+        with mounted_copy(disk) as copy:
+            assert (copy / "a").read_bytes()[:synced_bytes] == written[:synced_bytes]
+        files.sync([file])
+        synced_bytes = len(written)
+        with mounted_copy(disk) as copy:
+            assert (copy / "a").read_bytes()[:synced_bytes] == written
     file.close()
 
 
