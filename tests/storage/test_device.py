@@ -48,7 +48,7 @@ def test_reload_reads_from_the_device(disk: Path) -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_loss_of_power_leaves_what_was_synced_whichever_way_it_went(disk: Path, seed: int) -> None:
-    """Also where a block was written in part by each of several writes, past the cache around it."""
+    """Also where writes each had a part of a block, and the next ones went past the cache."""
     chance = random.Random(seed)
     files = RealFiles()
     file = files.create(disk / "a", 8 * MIB)

@@ -13,6 +13,7 @@ from tests.mounts import mounted_image, mounted_memory
 from tests.storage.model import Driver
 from walle.limits import KIB, MIB, RESERVE_FILE_BYTES, SEGMENT_BYTES_MIN
 from walle.storage import reserve as reserve_module
+from walle.storage import segment
 from walle.storage.journal import BYTES_MIN as JOURNAL_BYTES
 from walle.storage.notes import BLOCK_BYTES
 from walle.storage.reserve import NAME, Reserve
@@ -186,6 +187,25 @@ def test_segments_are_no_larger_than_the_disk_has_room_for() -> None:
     assert len(small) > 3
     disk.reserve.look()
     assert not disk.reserve.has_space
+
+
+def test_member_that_jumps_again_and_again_reserves_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it has left of large segments would stay reserved until they are trimmed."""
+    monkeypatch.setattr(segment, "SEGMENT_BYTES_MAX", MIB)
+    disk = Disk(64 * MIB, reserve_bytes=32 * MIB)
+    driver = Driver(Store(BASE / "data", disk.reserve))
+    driver.create(5)
+    append(driver, 30)
+    driver.commit(5, 30)
+    assert driver.store._logs[5].runs[-1].segment.size == MIB
+    before = sum(sizes(driver))
+    for _ in range(20):
+        driver.jump(5, [10], [10])
+        driver.store.sync()
+    assert driver.store._logs[5].runs[-1].segment.size == SEGMENT_BYTES_MIN
+    assert sum(sizes(driver)) < before + 2 * MIB
+    append(driver, 30)
+    assert driver.store._logs[5].runs[-1].segment.size == MIB, "it grows again"
 
 
 def test_journals_go_on_when_the_disk_is_full_to_the_last_byte() -> None:

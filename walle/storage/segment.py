@@ -69,7 +69,8 @@ SIZES_COUNT = 16
 their files are not to be full, and new ones to be made, all at the same moment."""
 GROWTH = 4
 """A stream's next segment is so many times as large as the one it has filled: a quiet stream takes
-little of the disk, and a busy one soon has few large files."""
+little of the disk, and a busy one soon has few large files. It is so many times smaller than one
+that was left early: a member that falls behind again and again leaves one each time it jumps."""
 
 
 class Header(NamedTuple):
@@ -183,6 +184,7 @@ def next_size(
     needed_bytes: int,
     *,
     is_full: bool,
+    is_trimmed: bool,
     room_bytes: int,
 ) -> int:
     """The size of a stream's next segment.
@@ -190,15 +192,16 @@ def next_size(
     Args:
         previous: the segment before it, None for the first.
         needed_bytes: records that must fit.
-        is_full: the previous segment is full, and none of it is trimmed: larger ones are needed.
+        is_full: that one is full; else it was left before.
+        is_trimmed: a trim has reached into it: larger ones would only keep more.
         room_bytes: what the disk has room for; above the smallest size, no more is asked of it.
     """
     if previous is None:
         size = SEGMENT_BYTES_MIN + stream_id % SIZES_COUNT * BLOCK_BYTES
+    elif not is_full:
+        size = previous.size // GROWTH
     else:
-        size = previous.size
-    if is_full:
-        size *= GROWTH
+        size = previous.size if is_trimmed else previous.size * GROWTH
     size = min(size, SEGMENT_BYTES_MAX, room_bytes)
     size = max(SEGMENT_BYTES_MIN, size, RECORDS_START + needed_bytes)
     return (size + BLOCK_BYTES - 1) & -BLOCK_BYTES

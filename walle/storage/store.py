@@ -401,10 +401,9 @@ class Store:
         """A new extent in a new segment, with the header as the first thing to be written."""
         extents = log.fill if kind is Kind.FILL else log.runs
         former = extents[-1] if extents else None
-        is_full = False
+        is_full = is_trimmed = False
         if former is not None and not former.is_sealed:
-            # Where a trim has reached into the last file already, larger ones would only keep more.
-            is_full = former.first_id >= log.topology.first_entry_id
+            is_full, is_trimmed = True, former.first_id < log.topology.first_entry_id
             log.seal(former)
             self._reader.keep_index(former)
         directory = directory_of(self._streams, log.stream_id)
@@ -418,6 +417,7 @@ class Store:
                 former.segment if former else None,
                 needed_bytes,
                 is_full=is_full,
+                is_trimmed=is_trimmed,
                 room_bytes=self._files.free_bytes(self._streams),
             ),
         )
