@@ -116,6 +116,19 @@ def test_file_whose_entries_may_come_again_is_removed(files: Explorer, driver: D
     assert (names(files, 1), files.names(SPARE)) == (["1", "2"], [])
 
 
+def test_file_that_was_made_shorter_is_removed(files: Explorer, driver: Driver) -> None:
+    """Its space is not reserved any more, and recovery would take its size for damage."""
+    inode = files.names_now[segment.path_of(DIRECTORY / "streams", 1, 1)]
+    assert inode is not None
+    del inode.data[5_000:], inode.durable[5_000:]
+    trim(driver, 1, 9)
+    assert (names(files, 1), len(files.names(SPARE))) == (["3"], 1)
+    for _ in range(10):
+        driver.append(1, [900])
+        driver.store.sync()
+    assert inode not in files.names_now.values()
+
+
 def test_spare_files_are_removed_when_their_space_is_needed(
     files: Explorer, driver: Driver
 ) -> None:

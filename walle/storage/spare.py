@@ -42,7 +42,10 @@ class Spare:
             self._files.rename(path, spare)
         except FileNotFoundError:
             return  # somebody has removed it
-        self._sizes[spare] = size
+        if self._files.size_of(spare) == size:
+            self._sizes[spare] = size
+        else:  # somebody has made it shorter: its space is not reserved any more
+            self._files.remove(spare)
 
     def take(self, path: Path, size: int) -> bool:
         """Gives a spare file of that size this path; False: there is none. Durable once the
