@@ -172,7 +172,10 @@ class Link:
             return
         node = self.session.node_id
         for user in self._served_by(self.session):
-            # What one of them sends may fill the way again before the next one's turn.
+            # What one of them sends may fill the way again before the next one's turn: those who
+            # had theirs come last the next time.
+            if not self._is_paused:
+                self._users[user, node] = self._users.pop((user, node))
             user.on_pause(node, is_paused=self._is_paused)
 
 

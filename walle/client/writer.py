@@ -480,8 +480,8 @@ class Writer:
 
     def on_pause(self, node: str, *, is_paused: bool) -> None:
         self._pipeline.paused(node, is_paused=is_paused, now_ns=now_ns())
-        self._send()
-        self._set_timer()
+        if not is_paused:
+            self._tick()  # a heartbeat that was due meanwhile goes before others fill the way again
 
     def on_reply(self, node: str, reply: Message) -> None:
         if not isinstance(reply, PutReply) or self._is_closing:

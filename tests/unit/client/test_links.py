@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.unit.making import W1
+from walle.client import writer as writer_module
 from walle.client.links import Link, Links
+from walle.client.session import now_ns
 from walle.client.writer import Writer
 from walle.core.topology import StreamTopology
 from walle.errors import Unavailable
 from walle.ids import ORIGIN
+from walle.limits import NS_PER_MS
 from walle.messages import ClaimReply, NodeAddress, Release, StreamInfo
 
 if TYPE_CHECKING:
@@ -169,6 +173,52 @@ def test_a_way_that_is_full_again_at_once_is_free_for_nobody_else() -> None:
         first.when_free = lambda: connection.on_pause(True)
         connection.on_pause(False)
         assert [user.told[-1] for user in (first, second)] == [("pause", "n1")] * 2
+        await links.close()
+
+    run(test())
+
+
+def test_who_had_the_way_comes_last_the_next_time() -> None:
+    async def test() -> None:
+        users = [User(1), User(2), User(3)]
+        links, _, connection = await linked(*users)
+        served: list[int] = []
+
+        def fill(user: User) -> None:
+            served.append(user.number)
+            connection.on_pause(True)
+
+        for user in users:
+            user.when_free = partial(fill, user)
+        for _ in range(6):
+            connection.on_pause(False)
+        assert served == [1, 2, 3, 1, 2, 3]
+        await links.close()
+
+    run(test())
+
+
+def test_a_heartbeat_goes_before_others_fill_the_way_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of a writer that has nothing to send: with its lease it would lose the stream."""
+
+    async def test() -> None:
+        greedy = User(0)
+        links, link, connection = await linked(greedy)
+        client: Any = type("Client", (), {"links": links})()
+        writer = Writer(client, info(1, {}, {"n1": "a"}), ClaimReply(7, 1, W1, ORIGIN), 1_000)
+        writer._connect()
+        await settle()
+        connection.on_pause(True)
+        greedy.when_free = lambda: connection.on_pause(True)
+        later_ns = now_ns() + 1_000 * NS_PER_MS
+        monkeypatch.setattr(writer_module, "now_ns", lambda: later_ns)
+        connection.sent.clear()
+        connection.on_pause(False)
+        assert link._unsent == [], "the first one has filled the way"
+        connection.on_pause(False)
+        assert link._unsent, "but now it is the writer's turn"
         await links.close()
 
     run(test())
