@@ -11,7 +11,7 @@ from walle.client.links import Links
 from walle.client.members import HELD_S, REQUEST_S, TIMEOUT_S, ask_member
 from walle.client.reader import read_batches
 from walle.client.reads import Reads
-from walle.client.session import Session, open_session
+from walle.client.sessions import Sessions
 from walle.client.writer import Writer
 from walle.compression import make_compressor
 from walle.config import parse_address
@@ -28,7 +28,7 @@ from walle.errors import (
     WalleError,
     WriterLost,
 )
-from walle.ids import NO_IDENTITY, NO_WRITER, ORIGIN, Position, WriterId
+from walle.ids import NO_WRITER, ORIGIN, Position, WriterId
 from walle.limits import LEASE_MS_MAX, LEASE_MS_MIN
 from walle.messages import (
     COMPRESSIONS,
@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from typing import Unpack
 
+    from walle.client.session import Session
     from walle.client.settings import ReadOptions, Settings
     from walle.messages import Message, NodeAddress, NodeRecord
     from walle.record import Batch, Entry
@@ -86,27 +87,28 @@ class Client:
     """
 
     def __init__(self, addresses: Sequence[str], tls: Tls | None = None) -> None:
-        self._tls = tls.client_context() if tls is not None else None
         self._seeds = list(addresses)
-        self.links = Links(self._open_session, self._find_addresses)
-        self._sessions: dict[str, Session] = {}
-        self._opening: dict[str, asyncio.Lock] = {}
+        self._sessions = Sessions(tls.client_context() if tls is not None else None)
+        self.links = Links(self._sessions.open, self._find_addresses)
         self._preferred = self._seeds[0]
         self._streams: dict[str, StreamInfo] = {}
         self.reads = Reads(self)
-        self.cluster_id = NO_IDENTITY
 
     @property
     def addresses(self) -> Sequence[str]:
         """Of the nodes that it knows."""
         return self._seeds
 
+    @property
+    def cluster_id(self) -> bytes:
+        """The cluster's identity; NO_IDENTITY before a node has told it."""
+        return self._sessions.cluster_id
+
     async def close(self) -> None:
-        """Ends all connections."""
+        """Ends all connections, and what needs them: reads, claims and puts that are under way end
+        by an error."""
         self.reads.close()
-        sessions = list(self._sessions.values())
-        self._sessions.clear()
-        await asyncio.gather(self.links.close(), *(session.close() for session in sessions))
+        await asyncio.gather(self.links.close(), self._sessions.close())
 
     # --- asking -----------------------------------------------------------------------------------
 
@@ -116,18 +118,9 @@ class Client:
         Raises:
             Unavailable: nobody answers there.
             RemoteProtocolError: whoever answers is no WALLE node.
+            LocalProtocolError: this client is closed.
         """
-        session = self._sessions.get(address)
-        if session is not None and session.is_open:
-            return session
-        async with self._opening.setdefault(address, asyncio.Lock()):
-            session = self._sessions.get(address)
-            if session is None or not session.is_open:
-                session = await self._open_session(address)
-                self._sessions[address] = session
-                if session.welcome is not None and session.welcome.cluster_id != NO_IDENTITY:
-                    self.cluster_id = session.welcome.cluster_id
-        return session
+        return await self._sessions.get(address)
 
     async def find_cluster(self, timeout_s: float) -> None:
         """Finds a node that answers, and learns of the others.
@@ -138,7 +131,7 @@ class Client:
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
-        while not self._sessions:
+        while not self._sessions.are_any:
             for address in self._seeds:
                 try:
                     await self.session(address)
@@ -178,9 +171,6 @@ class Client:
         """
         info, _ = await self.ask(RemoveNode(name), ClusterInfo)
         return info.nodes
-
-    async def _open_session(self, address: str) -> Session:
-        return await open_session(address, self.cluster_id, self._tls)
 
     async def ask(
         self,
