@@ -52,6 +52,9 @@ class User(Protocol):
     def on_moved(self, node: str, address: str) -> None:
         """The node listens at another address by now."""
 
+    async def close(self) -> None:
+        """Detaches itself from its links, for good."""
+
 
 class Link:
     """The connection with the node at `address`, made again whenever it is lost.
@@ -68,6 +71,10 @@ class Link:
         self._unsent: list[Buffer] = []
         self._unsent_bytes = 0
         self._task = asyncio.get_running_loop().create_task(self._keep_connected())
+
+    @property
+    def users(self) -> list[User]:
+        return [user for user, _ in self._users]
 
     def attach(self, user: User, node: str) -> None:
         """The user sends here from now on. node: by which name it knows the node."""
@@ -215,7 +222,10 @@ class Links:
             self._stop(link)
 
     async def close(self) -> None:
-        """Ends all connections; what was sent is still handed to the system, if that is quick."""
+        """Closes the users, then all connections; what was sent is still handed to the system, if
+        that is quick."""
+        users = {user for link in self._links.values() for user in link.users}
+        await asyncio.gather(*(user.close() for user in users))
         for link in self._links.values():
             self._stop(link)
         self._links.clear()

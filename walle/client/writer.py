@@ -98,7 +98,7 @@ class Writer:
         self._is_closing = False
         self._is_over = False  # lost or deleted: nothing can be put any more
         self._lost: PutReply | None = None
-        self._not_durable: WriterLost | None = None
+        self._not_durable: WalleError | None = None  # by what the puts have ended that are not
         self._deleted: UnknownStream | None = None
         self._progress = asyncio.Event()
         self.compressor = make_compressor(info.settings.compression)
@@ -176,10 +176,8 @@ class Writer:
         return self._added(is_kept=type(data) is bytes)
 
     def _check_may_put(self) -> None:
-        if self._is_closing:
-            raise LocalProtocolError(f"the writer of {self.stream} is closed")
-        if self._is_over:
-            self._check_not_lost()
+        if self._is_closing or self._is_over:
+            self._check_goes_on()
         if self._pipeline.full:
             self._check_space()
         if self._unsent_bytes + self._encoder.size > PIPELINE_BYTES_MAX:
@@ -204,11 +202,11 @@ class Writer:
         """Waits until more can be put without piling up in this process.
 
         Raises:
-            WriterLost: another writer has claimed the stream.
-            DiskFull: as for `put`.
+            WriterLost, UnknownStream, DiskFull: as for `put`.
+            LocalProtocolError: the claim's block has ended.
         """
         while not self.has_room:
-            self._check_not_lost()
+            self._check_goes_on()
             self._check_space()
             await self._next_progress()
 
@@ -249,7 +247,7 @@ class Writer:
         self._pipeline.heartbeat(now_ns())
         self._connect()
         while not self.is_exclusive:
-            self._check_not_lost()
+            self._check_goes_on()
             await self._next_progress()
 
     async def finish(self) -> None:
@@ -258,6 +256,8 @@ class Writer:
         Raises:
             WriterLost: another writer claimed the stream, and a put is not durable, or may not be.
             DiskFull: that is not known before there is space on the members' disks.
+            UnknownStream: the stream was deleted.
+            Unavailable: the client was closed, and a put may not be durable.
         """
         while self._waiting:
             self._check_space(f"; outcome of what is in flight: {Outcome.UNKNOWN.value}")
@@ -283,13 +283,9 @@ class Writer:
 
     async def _release(self) -> None:
         """Ends the lease at a majority; from here on this writer is not exclusive."""
-        release = Release(
-            self._info.stream_id,
-            self._pipeline.topology.version,
-            self.writer_id,
-            self._pipeline.committed,
-            relay=0,
-        )
+        pipeline = self._pipeline
+        version = pipeline.topology.version
+        release = Release(pipeline.stream_id, version, self.writer_id, pipeline.committed, relay=0)
         released: set[str] = set()
 
         async def tell(node: str, link: Link) -> None:
@@ -300,7 +296,7 @@ class Writer:
 
         tells = [self._loop.create_task(tell(node, link)) for node, link in self._links.items()]
         self._tasks += tells
-        while tells and not quorum.is_majority(self._pipeline.topology, released):
+        while tells and not quorum.is_majority(pipeline.topology, released):
             _, pending = await asyncio.wait(tells, return_when=asyncio.FIRST_COMPLETED)
             tells = list(pending)
 
@@ -312,13 +308,15 @@ class Writer:
             link.detach(self, node)
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._fail_waiting(
-            lambda: Unavailable(
-                f"the writer of {self.stream} was closed with this put in flight; "
-                f"this put's outcome: {Outcome.UNKNOWN.value}"
+        try:
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+        finally:
+            self._fail_waiting(
+                lambda: Unavailable(
+                    f"the writer of {self.stream} was closed with this put in flight; "
+                    f"this put's outcome: {Outcome.UNKNOWN.value}"
+                )
             )
-        )
 
     async def _next_progress(self) -> None:
         """Waits for news of the puts in flight, or of the lease."""
@@ -532,6 +530,8 @@ class Writer:
 
     def _fail_waiting(self, make_error: Callable[[], WalleError]) -> None:
         """Ends the puts that still wait. Nobody has to await them: `finish` tells as well."""
+        if self._waiting:
+            self._not_durable = make_error()
         for _, future in self._waiting:
             if not future.done():
                 future.set_exception(make_error())
@@ -558,7 +558,9 @@ class Writer:
     def _error_of_loss(self, reply: PutReply, outcome: Outcome) -> WriterLost:
         return WriterLost(self.stream, reply.promised, reply.address, outcome)
 
-    def _check_not_lost(self) -> None:
+    def _check_goes_on(self) -> None:
+        if self._is_closing:
+            raise LocalProtocolError(f"the writer of {self.stream} is closed")
         if self._deleted is not None:
             raise UnknownStream(str(self._deleted))
         if self._lost is not None:
@@ -585,8 +587,6 @@ class Writer:
         except (TimeoutError, WalleError):
             pass
         finally:
-            if self._waiting:
-                self._not_durable = self._error_of_loss(reply, outcome)
             self._fail_waiting(lambda: self._error_of_loss(reply, outcome))
 
 

@@ -89,6 +89,9 @@ class User:
     def on_moved(self, node: str, address: str) -> None:
         self.told.append(("moved", node, address))
 
+    async def close(self) -> None:
+        self.told.append("close")
+
 
 def run(test: Coroutine[Any, Any, None]) -> None:
     asyncio.run(test)
@@ -220,6 +223,18 @@ def test_a_heartbeat_goes_before_others_fill_the_way_again(
         connection.on_pause(False)
         assert link._unsent, "but now it is the writer's turn"
         await links.close()
+
+    run(test())
+
+
+def test_who_still_uses_a_connection_is_closed_with_it() -> None:
+    async def test() -> None:
+        user = User(1)
+        links, link, connection = await linked(user)
+        link.attach(user, "n2")
+        await links.close()
+        assert user.told == [("open", "n1"), "close", ("lost", "n1")]
+        assert connection.closed.is_set()
 
     run(test())
 

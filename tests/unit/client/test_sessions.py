@@ -33,7 +33,7 @@ class Stage(Sessions):
     def __init__(self) -> None:
         super().__init__(None)
         self.attempts: list[asyncio.Future[None]] = []
-        self.opened: list[Opened] = []
+        self.opened: list[Any] = []
 
     async def open(self, address: str) -> Any:
         if address == "closed":

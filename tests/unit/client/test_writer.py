@@ -396,6 +396,42 @@ def test_puts_are_refused_while_too_much_waits_to_be_sent() -> None:
     run(test())
 
 
+# --- the end --------------------------------------------------------------------------------------
+
+
+def test_nobody_waits_for_room_in_a_writer_that_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer_module, "PIPELINE_ENTRIES_MAX", 1)
+
+    async def test() -> None:
+        writer = make_writer()
+        writer.put(b"in flight")
+        await asyncio.sleep(0)
+        draining = asyncio.create_task(writer.drain())
+        await asyncio.sleep(0)
+        await writer.close()
+        with pytest.raises(walle.LocalProtocolError, match="closed"):
+            await draining
+
+    run(test())
+
+
+def test_puts_end_though_closing_is_cancelled_again_and_again() -> None:
+    async def test() -> None:
+        writer = make_writer()
+        put = writer.put(b"in flight")
+        writer._tasks.append(asyncio.create_task(asyncio.sleep(60)))
+        closing = asyncio.create_task(writer.close())
+        for _ in range(3):
+            await asyncio.sleep(0)
+            closing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await closing
+        with pytest.raises(walle.Unavailable, match="outcome: unknown"):
+            await put
+
+    run(test())
+
+
 # --- a newer writer -------------------------------------------------------------------------------
 
 
