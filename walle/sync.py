@@ -22,6 +22,7 @@ from walle import embedding
 from walle.client import client as asyncio_client
 from walle.client.client import LEASE_MS_DEFAULT
 from walle.client.members import TIMEOUT_S
+from walle.errors import LocalProtocolError
 
 if TYPE_CHECKING:
     import os
@@ -46,10 +47,12 @@ R = TypeVar("R")
 
 
 class _Loop:
-    """An event loop in a thread."""
+    """An event loop in a thread. What it is given before it is stopped it begins, and ends."""
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
+        self._giving = threading.Lock()
+        self._is_stopped = False
         self._stop = asyncio.Event()
         self._thread = threading.Thread(target=self._run, name="walle", daemon=True)
         self._thread.start()
@@ -62,11 +65,23 @@ class _Loop:
         await self._stop.wait()
 
     def submit(self, work: Coroutine[Any, Any, R]) -> Future[R]:
-        return asyncio.run_coroutine_threadsafe(work, self._loop)
+        """Has the loop run it. Raises as `call` does."""
+        with self._giving:
+            if not self._is_stopped:
+                return asyncio.run_coroutine_threadsafe(work, self._loop)
+        work.close()
+        raise _is_closed()
 
     def call(self, work: Callable[[], None]) -> None:
-        """Has the loop do it, and does not wait."""
-        self._loop.call_soon_threadsafe(work)
+        """Has the loop do it, and does not wait.
+
+        Raises:
+            LocalProtocolError: it was stopped.
+        """
+        with self._giving:
+            if self._is_stopped:
+                raise _is_closed()
+            self._loop.call_soon_threadsafe(work)
 
     def run(self, work: Coroutine[Any, Any, R]) -> R:
         """Waits for the result; an interrupt (Ctrl-C) ends the work as well."""
@@ -78,7 +93,9 @@ class _Loop:
 
     def stop(self) -> None:
         """Ends the loop and what still runs in it."""
-        self._loop.call_soon_threadsafe(self._stop.set)
+        with self._giving:
+            self._is_stopped = True
+            self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join()
 
 
@@ -130,7 +147,11 @@ class Writer:
         if not self._writer.has_room:
             self._loop.run(self._writer.drain())
         self._handing_over.acquire()
-        self._loop.call(hand_over)
+        try:
+            self._loop.call(hand_over)
+        except LocalProtocolError:
+            self._handing_over.release()
+            raise
         return told
 
     @contextmanager
@@ -269,6 +290,10 @@ class Client:
         batches = self._client.read_batches(name, **options)
         while (entries := self._loop.run(_next(batches))) is not None:
             yield entries
+
+
+def _is_closed() -> LocalProtocolError:
+    return LocalProtocolError("the client is closed")
 
 
 def _tell(told: Future[Position], durable: asyncio.Future[Position]) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
 
 import walle
 from tests.clusters import free_ports, wait_until
+from walle.sync import HANDED_OVER_MAX
 
 if TYPE_CHECKING:
     from tests.clusters import DevNodes
@@ -107,6 +109,24 @@ def test_errors(nodes: DevNodes, stream: str) -> None:
         with pytest.raises(ZeroDivisionError), client.claim(stream, address="me", timeout_s=10):
             raise ZeroDivisionError
         assert client.writer_status(stream).remaining_lease_ms == 0
+
+
+def test_a_client_that_is_closed_keeps_no_thread_waiting(nodes: DevNodes, stream: str) -> None:
+    with walle.sync.connect(nodes.connect) as client:
+        claim = client.claim(stream, address="me")
+        writer = claim.__enter__()
+        last = [writer.put(b"%d" % number) for number in range(100)][-1]
+    with suppress(walle.Unavailable):  # it has ended, one way or the other
+        last.result(0)
+    for _ in range(HANDED_OVER_MAX + 1):
+        with pytest.raises(walle.LocalProtocolError, match="closed"):
+            writer.put(b"later")
+    with pytest.raises(walle.LocalProtocolError, match="closed"):
+        writer.put_many([b"later"])
+    with pytest.raises(walle.LocalProtocolError, match="closed"):
+        client.committed(stream)
+    with pytest.raises(walle.LocalProtocolError, match="closed"):
+        claim.__exit__(None, None, None)
 
 
 def test_members_change_and_a_stream_is_deleted(nodes: DevNodes, stream: str) -> None:
