@@ -34,6 +34,7 @@ class Stream:
     """In place of a client: one whose only node holds a stream.
 
     asked: all reads that have come. busy: how many are being answered.
+    waited: set once one waits for what is to come.
     """
 
     def __init__(self, sizes: Sequence[int]) -> None:
@@ -45,6 +46,7 @@ class Stream:
         self.asked: list[Read] = []
         self.busy = self.busy_max = 0
         self.changed = asyncio.Event()
+        self.waited = asyncio.Event()
         self.reads = Reads(self)  # type: ignore[arg-type]
         self._chains = [0]
         for size in sizes:
@@ -67,6 +69,7 @@ class Stream:
         try:
             await asyncio.sleep(0.001)
             while read.wait_ms and read.start > self.committed:
+                self.waited.set()
                 await self.changed.wait()
         finally:
             self.busy -= 1
@@ -246,7 +249,7 @@ def test_reads_end_with_their_client() -> None:
     async def run() -> None:
         stream = Stream([100])
         task, other = [asyncio.create_task(ids(follow(stream, 2), 1)) for _ in range(2)]
-        await asyncio.sleep(0.02)
+        await stream.waited.wait()
         other.cancel()
         stream.reads.close()
         with pytest.raises(Unavailable, match="closed"):
