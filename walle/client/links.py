@@ -44,7 +44,10 @@ class User(Protocol):
         """The node cannot be reached."""
 
     def on_pause(self, node: str, *, is_paused: bool) -> None:
-        """The way to the node is full, or is free again."""
+        """The way to the node is full, or is free again: for little, such as heartbeats."""
+
+    def on_free(self) -> None:
+        """It is free for all that there is to send."""
 
     def on_reply(self, node: str, reply: Message) -> None:
         """The node has answered."""
@@ -178,12 +181,16 @@ class Link:
         if self.session is None:
             return
         node = self.session.node_id
-        for user in self._served_by(self.session):
+        users = self._served_by(self.session)
+        for user in users:
+            user.on_pause(node, is_paused=self._is_paused)
+        for user in users:
             # What one of them sends may fill the way again before the next one's turn: those who
             # had theirs come last the next time.
-            if not self._is_paused:
-                self._users[user, node] = self._users.pop((user, node))
-            user.on_pause(node, is_paused=self._is_paused)
+            if self._is_paused:
+                break
+            self._users[user, node] = self._users.pop((user, node))
+            user.on_free()
 
 
 class Links:

@@ -308,15 +308,11 @@ class Writer:
             link.detach(self, node)
         for task in self._tasks:
             task.cancel()
+        text = f"the writer of {self.stream} was closed with this put in flight; this put's outcome"
         try:
             await asyncio.gather(*self._tasks, return_exceptions=True)
         finally:
-            self._fail_waiting(
-                lambda: Unavailable(
-                    f"the writer of {self.stream} was closed with this put in flight; "
-                    f"this put's outcome: {Outcome.UNKNOWN.value}"
-                )
-            )
+            self._fail_waiting(lambda: Unavailable(f"{text}: {Outcome.UNKNOWN.value}"))
 
     async def _next_progress(self) -> None:
         """Waits for news of the puts in flight, or of the lease."""
@@ -477,9 +473,13 @@ class Writer:
         self._attach(node, address)
 
     def on_pause(self, node: str, *, is_paused: bool) -> None:
-        self._pipeline.paused(node, is_paused=is_paused, now_ns=now_ns())
+        self._pipeline.paused(node, is_paused=is_paused)
         if not is_paused:
-            self._tick()  # a heartbeat that was due meanwhile goes before others fill the way again
+            self._tick()  # a heartbeat may have become due meanwhile
+
+    def on_free(self) -> None:
+        self._pipeline.feed(now_ns())
+        self._send()
 
     def on_reply(self, node: str, reply: Message) -> None:
         if not isinstance(reply, PutReply) or self._is_closing:

@@ -239,11 +239,14 @@ class Pipeline:
         if node in self._links:
             self._links[node].is_connected = False
 
-    def paused(self, node: str, *, is_paused: bool, now_ns: int) -> None:
+    def paused(self, node: str, *, is_paused: bool) -> None:
         """The way to the member is full, or is free again."""
-        link = self._links.get(node)
-        if link is not None:
-            link.is_paused = is_paused
+        if node in self._links:
+            self._links[node].is_paused = is_paused
+
+    def feed(self, now_ns: int) -> None:
+        """Sends the members what they were not sent while the ways to them were full."""
+        for node, link in self._links.items():
             self._feed(node, link, now_ns)
 
     def adopt(self, topology: StreamTopology, now_ns: int) -> None:

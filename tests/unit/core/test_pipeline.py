@@ -92,7 +92,7 @@ def test_strangers_are_ignored() -> None:
     bench.pipeline.take()
     bench.connect("n9")
     bench.pipeline.disconnected("n9")
-    bench.pipeline.paused("n9", is_paused=True, now_ns=bench.now_ns)
+    bench.pipeline.paused("n9", is_paused=True)
     bench.answer("n9", "n1", held=Position(1, 0))
     assert bench.pipeline.take() == []
     assert bench.pipeline.committed == ORIGIN
@@ -100,11 +100,12 @@ def test_strangers_are_ignored() -> None:
 
 def test_paused_member_gets_what_it_missed_once_the_way_is_free() -> None:
     bench = Bench()
-    bench.pipeline.paused("n2", is_paused=True, now_ns=bench.now_ns)
+    bench.pipeline.paused("n2", is_paused=True)
     bench.put()
     bench.answer("n1", "n3", held=bench.put().last)
+    bench.pipeline.paused("n2", is_paused=False)
     assert bench.batches("n2") == []
-    bench.pipeline.paused("n2", is_paused=False, now_ns=bench.now_ns)
+    bench.pipeline.feed(bench.now_ns)
     assert bench.spans("n2") == [(1, 2)], "in one piece"
 
 
