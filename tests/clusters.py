@@ -115,7 +115,7 @@ class DevNodes:
         self._errors = errors
         self._processes: list[subprocess.Popen[bytes]] = []
         self._commands: list[subprocess.Popen[bytes]] = []
-        self._seen: set[int] = set()
+        self._seen: set[psutil.Process] = set()
 
     @property
     def addresses(self) -> list[str]:
@@ -163,7 +163,7 @@ class DevNodes:
         poll.register(process.stdout, select.POLLIN)
         line = process.stdout.readline() if poll.poll(READY_S * 1000) else b""
         assert line.startswith(b"ready"), f"the cluster is not ready: {line!r}\n{self.logs()}"
-        self._seen.update(pid for name in self.names for pid in self.tree(name))
+        self._seen.update(self._descendants())
 
     def logs(self) -> str:
         """All nodes' logs."""
@@ -261,9 +261,9 @@ class DevNodes:
     def kill(self, *names: str) -> None:
         """Kills whole nodes with SIGKILL, all at the same moment as far as that goes."""
         pids = [pid for name in names for pid in self.tree(name)]
-        self._seen.update(pids)
+        self._seen.update(self._descendants())
         self.signal(pids, signal.SIGKILL)
-        wait_until(lambda: not any(map(is_alive, pids)), f"{names} are gone", 5.0)
+        wait_until(lambda: not any(map(is_alive, pids)), f"{names} are gone")
 
     def kill_dev(self) -> None:
         """Kills `walle dev` itself with SIGKILL."""
@@ -300,7 +300,7 @@ class DevNodes:
             with command:
                 command.kill()
         self._commands.clear()
-        self._seen.update(process.pid for process in self._descendants())
+        self._seen.update(self._descendants())
         for process in self._processes:
             if process.poll() is None:
                 process.terminate()
@@ -312,9 +312,10 @@ class DevNodes:
                 process.wait()
             if process.stdout is not None:
                 process.stdout.close()
-        left = [pid for pid in self._seen if is_alive(pid)]
-        for pid in left:
-            os.kill(pid, signal.SIGKILL)
+        # By when they began: another process may have the id by now.
+        left = [each for each in self._seen if each.is_running() and is_alive(each.pid)]
+        for each in left:
+            each.kill()
         self._processes.clear()
         assert not left, f"processes were left behind: {left}"
 
