@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import time
 from collections import deque
 from contextlib import contextmanager
@@ -32,6 +33,9 @@ FILL_IN_FLIGHT = 32
 LOOK_S = 0.005
 WAIT_S = 120.0
 PERCENT = 99.0
+_ANONYMOUS = re.compile(r"^Pss_Anon: *(\d+) kB", re.MULTILINE)
+_SHARED = re.compile(r" /dev/zero \(deleted\)\n(?:[A-Z].*\n)*?Pss: *(\d+) kB")
+"""Of memory that is shared and no file."""
 
 T = TypeVar("T")
 
@@ -67,7 +71,8 @@ def cluster(options: argparse.Namespace, name: str) -> Iterator[DevNodes]:
 
 class Memory(NamedTuple):
     """A process's memory in bytes. What it shares with others is counted by its share. Pages of
-    files are left out: the system takes them back when it needs to."""
+    files are left out: the system takes them back when it needs to, but for files in memory, which
+    stand for those of a disk."""
 
     anonymous: int
     shared: int
@@ -79,12 +84,10 @@ class Memory(NamedTuple):
 
 def memory_of(pid: int) -> Memory:
     """What a process has now."""
-    sizes = {}
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-        name, _, rest = line.partition(":")
-        if name.startswith("Pss_"):
-            sizes[name] = int(rest.split()[0]) * KIB
-    return Memory(sizes["Pss_Anon"], sizes["Pss_Shmem"])
+    directory = Path(f"/proc/{pid}")
+    (anonymous,) = _ANONYMOUS.findall((directory / "smaps_rollup").read_text())
+    shared = _SHARED.findall((directory / "smaps").read_text())
+    return Memory(int(anonymous) * KIB, sum(map(int, shared)) * KIB)
 
 
 def cpu_s(pid: int) -> float:

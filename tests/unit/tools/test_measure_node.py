@@ -60,6 +60,21 @@ def test_what_a_process_takes_is_counted() -> None:
     assert len(taken) == 64 * MIB
 
 
+def test_memory_that_is_shared_counts_and_files_in_memory_do_not() -> None:
+    """As those of nodes do whose directory is on such a disk."""
+    before = memory_of(os.getpid())
+    fd = os.memfd_create("file")
+    os.truncate(fd, 64 * MIB)
+    file, shared = mmap.mmap(fd, 64 * MIB), mmap.mmap(-1, 32 * MIB)
+    for taken in (file, shared):
+        taken.write(b"x" * len(taken))
+    added = memory_of(os.getpid()).shared - before.shared
+    assert added == pytest.approx(32 * MIB, abs=MIB)
+    for taken in (file, shared):
+        taken.close()
+    os.close(fd)
+
+
 @pytest.mark.slow
 def test_a_frozen_node_is_measured(tmp_path: Path) -> None:
     told = tmp_path / "told.json"
