@@ -17,6 +17,7 @@ import pytest
 
 import walle
 from tests.clusters import ROLES
+from walle.core import pipeline
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -75,8 +76,12 @@ def counted(pids: dict[str, int], directory: Path) -> Iterator[dict[str, Counter
         found[role] = Counter({line[-1]: int(line[3]) for line in lines})
 
 
-def test_a_put_takes_few_system_calls(nodes: DevNodes, tmp_path: Path) -> None:
-    """The stream's only member takes each put by itself, however slow it is."""
+def test_a_put_takes_few_system_calls(
+    nodes: DevNodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stream's only member takes each put by itself, however slow it is: no notice of the
+    commit point comes together with the next one."""
+    monkeypatch.setattr(pipeline, "COMMIT_NOTICE_MS", 60_000)
 
     async def put_one_by_one() -> None:
         async with (
