@@ -9,6 +9,7 @@ from __future__ import annotations
 import socket
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 from tests.unit.making import THREE, W1
 from tests.unit.process.stages import Room, Writing
@@ -19,7 +20,9 @@ from walle.core.effects import Promise
 from walle.ids import CLUSTER_STREAM_NAME, NO_IDENTITY, ORIGIN, STREAM_CLUSTER
 from walle.limits import FETCH_BYTES_MAX
 from walle.messages import PROTOCOL_VERSION, ROLE_CLIENT, Hello, NodeRecord, Put, Read
+from walle.process import consensus, storage
 from walle.process.consensus import Consensus
+from walle.process.loop import now_ns
 from walle.process.network import Network
 from walle.process.storage import Storage
 from walle.process.turns import TurnSelector
@@ -193,9 +196,14 @@ class OneNode:
 
 @contextmanager
 def one_node(directory: Path) -> Iterator[OneNode]:
-    """For the length of the block."""
-    node = OneNode(directory)
-    try:
-        yield node
-    finally:
-        node.close()
+    """For the length of the block. Its clock stands still, so that no timer is due in a step."""
+    still_ns = now_ns()
+    with (
+        patch.object(consensus, "now_ns", lambda: still_ns),
+        patch.object(storage, "now_ns", lambda: still_ns),
+    ):
+        node = OneNode(directory)
+        try:
+            yield node
+        finally:
+            node.close()

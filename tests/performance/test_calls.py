@@ -125,7 +125,9 @@ def test_one_more_follower_of_a_client_costs_few_calls() -> None:
         stream.committed = 0
         all_have = asyncio.Barrier(count + 1)
         tasks = [asyncio.create_task(take(stream, all_have)) for _ in range(count)]
-        await asyncio.sleep(0.01)
+        await stream.waited.wait()
+        for _ in range(200):  # turns, by which the last follower waits, too
+            await asyncio.sleep(0)
         calls = 0
 
         def on_event(_frame: Any, event: str, _argument: Any) -> None:
