@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from tests.clusters import DevNodes
+from tests.clusters import DevNodes, wait_until
+from tests.process.test_damage import is_whole
 from tests.segments.replicas import STREAM, all_kinds
 from tests.storage.model import CLUSTER_ID, Driver
 from walle.cli import run
@@ -309,6 +310,7 @@ def test_replica_of_a_stopped_cluster_is_damaged_and_mended(tool: Tool, tmp_path
         running = nodes.directory / "n1"
         tool("verify", running, status=78)
         assert "stop that node first" in tool.errors
+        wait_until(lambda: is_whole(nodes), "all members are whole")
         nodes.stop()
         paths = [nodes.directory / name for name in nodes.names]
         for path in paths:
