@@ -532,6 +532,7 @@ class Client:
             UnknownStream: there is no such stream, or it was deleted.
             UnreadableEntry: an entry's data cannot be decoded.
             Trimmed: the next entry was trimmed; it tells from where on reading is possible.
+            NotHeld: the one node that may be asked lacks the next entry: it may be behind.
         """
         async for entries in self.read_batches(name, **options):
             for entry in entries:
