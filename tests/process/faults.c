@@ -6,6 +6,7 @@
  *     pwrite_errno NUMBER PREFIX  writes past the page cache fail with it, halfway through
  *     sync_ms NUMBER PREFIX       they take so long
  *     free_bytes NUMBER PREFIX    so much is free there, and a file of more finds no space
+ *     quota_bytes NUMBER PREFIX   a file of more exceeds a quota, of which nothing else tells
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -105,6 +106,10 @@ int posix_fallocate(int fd, off_t offset, off_t size)
     long long free_bytes = find_fault_of_file("free_bytes", fd);
     if (free_bytes >= 0 && size > free_bytes) {
         return ENOSPC;
+    }
+    long long quota_bytes = find_fault_of_file("quota_bytes", fd);
+    if (quota_bytes >= 0 && size > quota_bytes) {
+        return EDQUOT;
     }
     int (*real)(int, off_t, off_t) =
         (int (*)(int, off_t, off_t))dlsym(RTLD_NEXT, "posix_fallocate");

@@ -102,7 +102,10 @@ class PatientLoad(Load):
 
     in_flight: entries that are not acknowledged.
     refusals: how many puts were refused since the last one that was not.
+    size: how often an entry repeats its number.
     """
+
+    size = 1
 
     def __init__(self, writer: walle.Writer) -> None:
         super().__init__(writer)
@@ -112,7 +115,7 @@ class PatientLoad(Load):
     async def run(self) -> None:
         count = 0
         while True:
-            data = b"entry %d" % count
+            data = b"entry %d" % count * self.size
             try:
                 put = self.writer.put(data)
                 self.refusals = 0
@@ -212,6 +215,31 @@ def test_node_without_any_space_uses_its_reserve_and_then_stops(stage: Stage) ->
     wait_until(reserve.exists, "there is a reserve again")
     nodes.cli("put", STREAM, data=b"three\n")
     assert nodes.cli("read", STREAM, "--raw") == b"one\ntwo\nthree\n"
+
+
+class GrowingLoad(PatientLoad):
+    """Puts so much that ever larger files are needed."""
+
+    size = 1_000
+
+
+def test_nodes_whose_quotas_are_used_up_are_full(tmp_path: Path, faults: Faults) -> None:
+    """Two of three, as nothing tells in advance; the system may be asked for small files only."""
+    with DevNodes(tmp_path) as nodes:
+        nodes.cli("stream", "create", STREAM)
+        before = [nodes.tree(name) for name in nodes.names]
+
+        def exceed(load: GrowingLoad) -> None:
+            for name in ("n1", "n2"):
+                faults.set("quota_bytes", nodes.directory / name, 4 * MIB)
+            wait_until(lambda: load.refusals > 0, "puts raise DiskFull", 60.0)
+            assert nodes.cli("status").count(b"disk full: ") == 2
+            for name in ("n1", "n2"):
+                faults.clear("quota_bytes", nodes.directory / name)
+            load.wait_for_more()
+
+        check_history(nodes, run_under_load(nodes, exceed, GrowingLoad))
+        assert [nodes.tree(name) for name in nodes.names] == before, "none has ended"
 
 
 # --- failing --------------------------------------------------------------------------------------

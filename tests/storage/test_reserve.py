@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +20,7 @@ from walle.storage.notes import BLOCK_BYTES
 from walle.storage.reserve import NAME, Reserve
 from walle.storage.store import Store
 from walle.storage.vfs import RealFiles
-from walle.testing.files import SimulatedFiles
+from walle.testing.files import SimulatedFile, SimulatedFiles
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -157,6 +158,87 @@ def test_reserve_file_that_was_not_finished_is_none(full: Disk) -> None:
     full.start()
     assert not full.has_file()
     assert full.look() == (False, False)
+
+
+# --- quotas ---------------------------------------------------------------------------------------
+
+
+class QuotaFiles(SimulatedFiles):
+    """Files of whoever may have `left_bytes` more, though the disk has room for `disk_bytes`."""
+
+    disk_bytes = 1 << 40
+
+    def create(self, path: Path, size: int) -> SimulatedFile:
+        try:
+            return super().create(path, size)
+        except OSError as error:
+            raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT), str(path)) from error
+
+    def free_bytes(self, _directory: Path) -> int:
+        return self.disk_bytes
+
+
+def limited(left_bytes: int, reserve_bytes: int = RESERVE_BYTES) -> Disk:
+    disk = Disk(left_bytes, reserve_bytes)
+    disk.files = QuotaFiles()
+    disk.files.make_directory(BASE)
+    disk.files.left_bytes = left_bytes
+    disk.start(reserve_bytes)
+    return disk
+
+
+@pytest.mark.usefixtures("_small")
+def test_quota_that_is_used_up_is_a_full_disk_until_there_is_room_for_the_reserve() -> None:
+    disk = limited(FILE_BYTES + 10)
+    assert disk.look() == (True, True)
+    assert disk.has_file()
+    assert disk.reserve.free_bytes(BASE) > 0
+    disk.reserve.create(BASE / "a", 11).close()
+    assert not disk.has_file()
+    for left_bytes in (None, FILE_BYTES - 1):
+        assert disk.look(left_bytes) == (False, False)
+        assert disk.reserve.left_bytes == disk.reserve.free_bytes(BASE) == 0
+    disk.start()
+    assert disk.look() == (False, False)
+    assert disk.look(FILE_BYTES) == (True, True)
+    assert disk.has_file()
+    assert disk.reserve.free_bytes(BASE) > 0
+
+
+@pytest.mark.usefixtures("_small")
+def test_quota_counts_though_the_disk_has_no_room_for_the_reserve_file_either(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    disk = limited(FILE_BYTES + 10)
+    assert disk.look() == (True, True)
+    monkeypatch.setattr(QuotaFiles, "disk_bytes", RESERVE_BYTES + RESUME_BYTES - 1)
+    assert disk.look() == (True, True)
+    disk.reserve.create(BASE / "a", 11).close()
+    assert disk.look() == (False, False)
+
+
+@pytest.mark.usefixtures("_small")
+def test_quota_that_the_reserve_cannot_help_with_is_an_error_that_says_so() -> None:
+    disk = limited(FILE_BYTES)
+    disk.look()
+    with pytest.raises(OSError, match="not even in reserve") as caught:
+        disk.reserve.create(BASE / "a", FILE_BYTES + 1)
+    assert caught.value.errno == errno.EDQUOT
+
+
+def test_segment_for_which_a_quota_has_no_room_is_a_small_one() -> None:
+    disk = limited(64 * MIB, 32 * MIB)
+    driver = Driver(Store(BASE / "data", disk.reserve))
+    driver.create(5)
+    disk.reserve.look()
+    append(driver, 100)
+    first = SEGMENT_BYTES_MIN + 5 * BLOCK_BYTES
+    assert sizes(driver) == [first, 4 * first, 16 * first, 64 * first]
+    disk.files.left_bytes = MIB
+    append(driver, 100)
+    assert max(sizes(driver)) == 64 * first
+    assert SEGMENT_BYTES_MIN in sizes(driver), "it begins small again"
+    assert not disk.reserve.has_space
 
 
 # --- the store ------------------------------------------------------------------------------------

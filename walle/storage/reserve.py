@@ -6,6 +6,9 @@ It is free space, and a file. Once less than the reserve is free, nothing may be
 refused. If even that is used up, for others write to the same disk, the file is given up, so that
 journals and `/cluster` go on; it is made anew when there is space. Only if that does not help is
 the lack of space an error.
+
+A quota may run out of which nobody tells what is left. Nothing is free then until the file could be
+made anew.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
     from walle.storage.vfs import File, Files
 
 NAME = "reserve"
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 T = TypeVar("T")
 
@@ -41,6 +45,7 @@ class Reserve:
         self._path = directory / NAME
         self._files = files
         self._is_kept = self._is_whole()
+        self._is_quota_used_up = False
         self.looks = 1
         self.left_bytes = files.free_bytes(directory)
         self.has_space = self.left_bytes >= reserve_bytes
@@ -69,14 +74,28 @@ class Reserve:
         """
         self.looks += 1
         self.left_bytes = self._files.free_bytes(self._directory)
+        if not self._is_kept and self.left_bytes >= self.resume_bytes:
+            self._make()
+        if self._is_quota_used_up:
+            self.left_bytes = 0
         wanted_bytes = self.reserve_bytes if self.has_space else self.resume_bytes
         self.has_space = self.left_bytes >= wanted_bytes
-        if not self._is_kept and self.left_bytes >= self.resume_bytes:
+
+    def _make(self) -> None:
+        """Makes the file anew, if there is room for it."""
+        try:
             self._files.create(self._path, RESERVE_FILE_BYTES).close()
-            self._is_kept = True
+        except OSError as error:
+            if error.errno not in NO_SPACE:
+                raise
+            self._is_quota_used_up = error.errno == errno.EDQUOT
+        else:
+            self._is_kept, self._is_quota_used_up = True, False
 
     def free_bytes(self, directory: Path) -> int:
         """How much room there is beside the reserve."""
+        if self._is_quota_used_up:
+            return 0
         return max(self._files.free_bytes(directory) - self.reserve_bytes, 0)
 
     def create(self, path: Path, size: int) -> File:
@@ -92,11 +111,12 @@ class Reserve:
             try:
                 made = make()
             except OSError as error:
-                if error.errno != errno.ENOSPC:
+                if error.errno not in NO_SPACE:
                     raise
+                self._is_quota_used_up |= error.errno == errno.EDQUOT
                 if not self._is_kept:
                     text = "no space is left, not even in reserve; free some on the disk"
-                    raise OSError(errno.ENOSPC, text, error.filename) from None
+                    raise OSError(error.errno, text, error.filename) from None
             else:
                 self.look()
                 return made

@@ -7,6 +7,7 @@ writes and syncs happen, and what a crash between any two of them leaves.
 from __future__ import annotations
 
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from walle.core import effects
@@ -21,6 +22,7 @@ from walle.storage.oldest import find_oldest
 from walle.storage.opening import open_directory
 from walle.storage.pool import Pool
 from walle.storage.reader import Reader, Wanted
+from walle.storage.reserve import NO_SPACE
 from walle.storage.scrub import Scrubber
 from walle.storage.segment import Header, Segment, directory_of, next_size, path_of
 from walle.storage.spare import Spare
@@ -407,25 +409,32 @@ class Store:
             log.seal(former)
             self._reader.keep_index(former)
         directory = directory_of(self._streams, log.stream_id)
+        size_for = partial(
+            next_size,
+            log.stream_id,
+            former.segment if former else None,
+            needed_bytes,
+            is_full=is_full,
+            is_trimmed=is_trimmed,
+        )
         segment = Segment(
             path_of(self._streams, log.stream_id, log.next_number),
             log.stream_id,
             log.next_number,
             self._journal.sequence + 1,
-            next_size(
-                log.stream_id,
-                former.segment if former else None,
-                needed_bytes,
-                is_full=is_full,
-                is_trimmed=is_trimmed,
-                room_bytes=self._files.free_bytes(self._streams),
-            ),
+            size_for(room_bytes=self._files.free_bytes(self._streams)),
         )
         if log.next_number == 1:
             self._files.make_directory(directory)
             self._directories[self._streams] = None
         log.next_number += 1
-        self._pool.create(segment)
+        try:
+            self._pool.create(segment)
+        except OSError as error:
+            if error.errno not in NO_SPACE:
+                raise
+            segment.size = size_for(room_bytes=0)  # there is less room than was told: a quota
+            self._pool.create(segment)
         self._directories[directory] = None
         header = Header(
             log.stream_id, segment.number, segment.incarnation, before.entry_id + 1, before.chain

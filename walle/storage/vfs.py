@@ -74,7 +74,7 @@ class Files(Protocol):
 
     def create(self, path: Path, size: int) -> File:
         """A new file of that many zeros, its space reserved: writing into it cannot run out of
-        space, nor does it change the size. OSError with ENOSPC: there is no room for it."""
+        space, nor does it change the size. OSError with ENOSPC or EDQUOT: there is no room."""
 
     def open(self, path: Path) -> File:
         """A file that is there, for writing."""
