@@ -63,7 +63,6 @@ if TYPE_CHECKING:
     from datetime import datetime
     from typing import Unpack
 
-    from walle.client.session import Session
     from walle.client.settings import ReadOptions, Settings
     from walle.messages import Message, NodeAddress, NodeRecord
     from walle.record import Batch, Entry
@@ -88,9 +87,8 @@ class Client:
 
     def __init__(self, addresses: Sequence[str], tls: Tls | None = None) -> None:
         self._seeds = list(addresses)
-        self._sessions = Sessions(tls.client_context() if tls is not None else None)
-        self.links = Links(self._sessions.open, self._find_addresses)
-        self._preferred = self._seeds[0]
+        self.sessions = Sessions(tls.client_context() if tls is not None else None)
+        self.links = Links(self.sessions.open, self._find_addresses)
         self._streams: dict[str, StreamInfo] = {}
         self.reads = Reads(self)
 
@@ -102,25 +100,15 @@ class Client:
     @property
     def cluster_id(self) -> bytes:
         """The cluster's identity; NO_IDENTITY before a node has told it."""
-        return self._sessions.cluster_id
+        return self.sessions.cluster_id
 
     async def close(self) -> None:
         """Ends all connections, and what needs them: reads, claims and puts that are under way end
         by an error."""
         self.reads.close()
-        await asyncio.gather(self.links.close(), self._sessions.close())
+        await asyncio.gather(self.links.close(), self.sessions.close())
 
     # --- asking -----------------------------------------------------------------------------------
-
-    async def session(self, address: str) -> Session:
-        """The open session with the node at `address`; opened if there is none.
-
-        Raises:
-            Unavailable: nobody answers there.
-            RemoteProtocolError: whoever answers is no WALLE node.
-            LocalProtocolError: this client is closed.
-        """
-        return await self._sessions.get(address)
 
     async def find_cluster(self, timeout_s: float) -> None:
         """Finds a node that answers, and learns of the others.
@@ -131,10 +119,11 @@ class Client:
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
-        while not self._sessions.are_any:
+        while not self.sessions.are_any:
             for address in self._seeds:
                 try:
-                    await self.session(address)
+                    await self.sessions.get(address)
+                    self.sessions.prefer(address)
                     break
                 except (Unavailable, RemoteProtocolError) as error:
                     reason = error
@@ -181,7 +170,8 @@ class Client:
         timeout_s: float = TIMEOUT_S,
         request_s: float = REQUEST_S,
     ) -> tuple[R, Batch | None]:
-        """Asks the first of the nodes that answers; the one that answered is asked first again.
+        """Asks the first of the nodes that answers; that one is asked first again, one that has
+        not answered is not.
 
         Args:
             addresses: which nodes may be asked; any, if empty.
@@ -197,7 +187,9 @@ class Client:
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
-        nodes = sorted(addresses or self._seeds, key=lambda node: node != self._preferred)
+        among = addresses or self._seeds
+        nodes = self.sessions.in_turn(among)
+        first = nodes[0]
         error: WalleError = Unavailable("no node was asked")
         while True:
             lacking: NotHeld | None = None
@@ -205,7 +197,7 @@ class Client:
                 if loop.time() >= deadline:
                     raise lacking or error
                 try:
-                    session = await self.session(address)
+                    session = await self.sessions.get(address)
                     reply, batch = await session.request(message, request_s)
                 except Busy as busy:
                     error = busy
@@ -215,12 +207,14 @@ class Client:
                     continue
                 except (Unavailable, NotAMember, RemoteProtocolError, CorruptionError) as useless:
                     error = useless
+                    self.sessions.pass_over(address, among)
                     continue
                 if not isinstance(reply, reply_type):
                     raise RemoteProtocolError(
                         f"{address} answered {type(message).__name__} with {type(reply).__name__}"
                     )
-                self._preferred = address
+                if address != first:  # else it was preferred; perhaps another one is by now
+                    self.sessions.prefer(address)
                 return reply, batch
             if lacking is not None:
                 raise lacking

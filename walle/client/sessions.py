@@ -1,4 +1,5 @@
-"""The sessions by which a client asks: one with each node, opened when it is needed first."""
+"""The sessions by which a client asks: one with each node, opened when it is needed first; and whom
+it asks first."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ from walle.ids import NO_IDENTITY
 
 if TYPE_CHECKING:
     import ssl
+    from collections.abc import Sequence
 
 
 class Sessions:
@@ -18,6 +20,7 @@ class Sessions:
 
     tls: what the client shows, and whom it trusts; None: no TLS.
     cluster_id: of the cluster that a node has told first; the others must belong to it.
+    preferred: the address of the node that is asked first.
     """
 
     def __init__(self, tls: ssl.SSLContext | None) -> None:
@@ -26,6 +29,7 @@ class Sessions:
         self._open: dict[str, Session] = {}
         self._opening: dict[str, asyncio.Task[Session]] = {}
         self._is_closed = False
+        self.preferred = ""
 
     @property
     def are_any(self) -> bool:
@@ -55,6 +59,19 @@ class Sessions:
         if opening.cancelled():
             raise _is_closed()
         return opening.result()
+
+    def in_turn(self, addresses: Sequence[str]) -> list[str]:
+        """The addresses in the order in which they are to be asked."""
+        return sorted(addresses, key=lambda address: address != self.preferred)
+
+    def prefer(self, address: str) -> None:
+        """The node at `address` has answered: it is asked first from now on."""
+        self.preferred = address
+
+    def pass_over(self, address: str, addresses: Sequence[str]) -> None:
+        """It has not: if it was to be asked first, the one behind it is that from now on."""
+        if address == self.preferred:
+            self.preferred = addresses[(addresses.index(address) + 1) % len(addresses)]
 
     async def _begin(self, address: str) -> Session:
         session = self._open[address] = await self.open(address)

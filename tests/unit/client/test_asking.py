@@ -31,8 +31,10 @@ class Nodes(Client):
         self.answers = answers
         self.asked: list[str] = []
         self.waited_s: list[float] = []
+        self.sessions.get = self._session  # type: ignore[method-assign]
+        self.sessions.prefer(next(iter(answers)))  # it was found first
 
-    async def session(self, address: str) -> Any:
+    async def _session(self, address: str) -> Any:
         self.asked.append(address)
         return NodeSession(self.answers[address], self.waited_s)
 
@@ -48,12 +50,13 @@ class NodeSession:
 
     async def request(self, _message: Read, timeout_s: float) -> tuple[ReadReply, None]:
         self._waited_s.append(timeout_s)
+        await asyncio.sleep(timeout_s if self._error is SILENT else 0)
         if self._error is not None:
             raise self._error
         return REPLY, None
 
 
-LACKS, IS_DOWN = NotHeld("a gap"), Unavailable("down")
+LACKS, IS_DOWN, SILENT = NotHeld("a gap"), Unavailable("down"), Unavailable("no answer")
 
 
 def test_who_lacks_something_is_passed_over_and_asked_last_from_then_on() -> None:
@@ -74,6 +77,34 @@ def test_nobody_is_waited_for_long_who_is_asked_for_what_another_lacks() -> None
         assert await nodes.read("abcd") == REPLY
         assert nodes.waited_s == [REQUEST_S, REQUEST_S, HELD_S, HELD_S]
         assert HELD_S < REQUEST_S
+
+    asyncio.run(run())
+
+
+def test_who_took_all_the_time_is_not_asked_first_again() -> None:
+    """Else nobody else would ever be asked, however often the question is repeated."""
+
+    async def run() -> None:
+        nodes = Nodes({"a": SILENT, "b": SILENT, "c": None})
+        for _ in range(2):
+            with pytest.raises(Unavailable):
+                await nodes.ask(READ, ReadReply, addresses="abc", timeout_s=0.01, request_s=0.02)
+        await nodes.ask(READ, ReadReply, addresses="abc", timeout_s=0.01, request_s=0.02)
+        assert nodes.asked == ["a", "b", "c"]
+
+    asyncio.run(run())
+
+
+def test_who_answers_late_is_not_asked_first_if_another_one_is_by_now() -> None:
+    async def run() -> None:
+        nodes = Nodes({"a": None, "b": None})
+        asking = asyncio.create_task(nodes.read("ab"))
+        while not nodes.asked:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        nodes.sessions.prefer("b")
+        await asking
+        await nodes.read("ab")
+        assert nodes.asked == ["a", "b"]
 
     asyncio.run(run())
 
