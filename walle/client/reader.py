@@ -97,6 +97,7 @@ class Reader:
             batch = answer.batch
             if batch is None:
                 self.close()  # nothing is there yet, so neither is what follows
+                self._committed_id = answer.reply.committed.entry_id  # or that member is behind
                 continue
             self._check(answer)
             self._previous = answer.last
@@ -143,7 +144,8 @@ class Reader:
             local=1,
             end=end or self._until or 0,
         )
-        return Piece(end, self._reads.begin(self._name, read, self._node))
+        is_there = start <= self._committed_id
+        return Piece(end, self._reads.begin(self._name, read, self._node, is_there=is_there))
 
     def _learn(self, answer: Answer) -> None:
         reply = answer.reply

@@ -59,6 +59,7 @@ class Session(asyncio.BufferedProtocol):
     channels: who gets the answers that no request waits for, such as those to puts, by the request
         id of what is answered.
     on_pause: told when the way to the node is full (True) or free again (False).
+    heard_s: when the node has sent something last, on the monotonic clock.
     closed: set when the connection is gone.
     """
 
@@ -67,6 +68,7 @@ class Session(asyncio.BufferedProtocol):
         self.welcome: Welcome | None = None
         self.channels: dict[int, Callable[[Message], None]] = {}
         self.on_pause: Callable[[bool], None] = lambda _is_paused: None
+        self.heard_s = time.monotonic()
         self.closed = asyncio.Event()
         self._connection = Connection(is_node=False)
         self._inbox = Inbox()
@@ -149,6 +151,7 @@ class Session(asyncio.BufferedProtocol):
         return self._inbox.room()
 
     def buffer_updated(self, nbytes: int) -> None:
+        self.heard_s = time.monotonic()
         data = self._inbox.received(nbytes)
         if data is None:
             return

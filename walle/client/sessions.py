@@ -4,6 +4,8 @@ it asks first."""
 from __future__ import annotations
 
 import asyncio
+import time
+from math import inf
 from typing import TYPE_CHECKING
 
 from walle.client.session import Session, open_session
@@ -59,6 +61,11 @@ class Sessions:
         if opening.cancelled():
             raise _is_closed()
         return opening.result()
+
+    def heard_s_ago(self, address: str) -> float:
+        """How long the node at `address` has sent nothing; inf: there is no connection with it."""
+        session = self._open.get(address)
+        return inf if session is None or not session.is_open else time.monotonic() - session.heard_s
 
     def in_turn(self, addresses: Sequence[str]) -> list[str]:
         """The addresses in the order in which they are to be asked."""

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.unit.making import W1
-from walle.client import reader
+from walle.client import reader, reads
 from walle.client.inbox import RECEIVE_BYTES, Inbox
-from walle.client.reader import read_answers, read_batches
-from walle.client.reads import READS_AHEAD, READS_AHEAD_MAX, Reads
+from walle.client.reader import Reader, read_answers, read_batches
+from walle.client.reads import READS_AHEAD, READS_AHEAD_MAX, Flight, Reads
+from walle.client.sessions import Sessions
 from walle.compression import UNPACKED_BYTES, Compressor, Decompressor
 from walle.errors import CorruptionError, NotHeld, Trimmed, Unavailable, UnreadableEntry
 from walle.ids import ORIGIN, Position
@@ -47,6 +49,7 @@ class Stream:
         self.busy = self.busy_max = 0
         self.changed = asyncio.Event()
         self.waited = asyncio.Event()
+        self.sessions = Sessions(None)
         self.reads = Reads(self)  # type: ignore[arg-type]
         self._chains = [0]
         for size in sizes:
@@ -68,7 +71,7 @@ class Stream:
         self.busy_max = max(self.busy, self.busy_max)
         try:
             await asyncio.sleep(0.001)
-            while read.wait_ms and read.start > self.committed:
+            if read.wait_ms and read.start > self.committed:
                 self.waited.set()
                 await self.changed.wait()
         finally:
@@ -219,12 +222,12 @@ def test_what_nobody_waits_for_any_more_is_joined_by_nobody() -> None:
         stream = Stream([100] * 10)
         stream.committed = 5
         read = Read(7, 6, FETCH_BYTES_MAX, 10_000, linearizable=0, local=0)
-        left = stream.reads.begin("/s", read, None)
+        left = stream.reads.begin("/s", read, None, is_there=False)
         await asyncio.sleep(0.02)
         left.leave()
-        flight = stream.reads.begin("/s", read, None)
+        flight = stream.reads.begin("/s", read, None, is_there=False)
         await asyncio.sleep(0.02)
-        assert stream.reads.begin("/s", read, None) is flight
+        assert stream.reads.begin("/s", read, None, is_there=False) is flight
         stream.commit(10)
         answer = await flight.wait()
         assert answer.batch is not None
@@ -257,6 +260,214 @@ def test_reads_end_with_their_client() -> None:
         with pytest.raises(asyncio.CancelledError):
             await other
         assert not stream.busy
+
+    asyncio.run(run())
+
+
+# --- silence --------------------------------------------------------------------------------------
+
+PAIR = INFO._replace(members=(NodeAddress("n1", "here:1"), NodeAddress("n2", "there:1")))
+
+
+class Other(Sessions):
+    """Of a client that hears nothing of what its first member is asked. Another one has entries
+    that the first does not hear of; at times it says nothing, either.
+
+    heard_s: how long ago the first member has sent something.
+    asked: what the other one was.
+    """
+
+    def __init__(self, stream: Stream) -> None:
+        super().__init__(None)
+        self.prefer("here:1")
+        self.heard_s = math.inf
+        self.asked: list[Read] = []
+        self.committed = stream.committed
+        self.is_silent = False
+        self._stream = stream
+
+    def heard_s_ago(self, address: str) -> float:
+        return self.heard_s if address == "here:1" else 0.0
+
+    async def get(self, address: str) -> Any:
+        assert address == "there:1"
+        return self
+
+    async def request(self, read: Read, _timeout_s: float) -> tuple[ReadReply, Batch | None]:
+        self.asked.append(read)
+        if self.is_silent:
+            await asyncio.Event().wait()
+        reply = ReadReply(7, 1, Position(self.committed, 0))
+        if read.start > self.committed:
+            return reply, None
+        return reply, self._stream.batch(read.start, self.committed + 1)
+
+
+class Parted(Stream):
+    """The first member, and the client that has another one.
+
+    answers: whether it answers what need not wait.
+    """
+
+    answers = True
+
+    def __init__(self, sizes: Sequence[int], committed: int) -> None:
+        super().__init__(sizes)
+        self.committed = committed
+        self.other = self.sessions = Other(self)
+
+    async def describe(self, _name: str, **_options: Any) -> StreamInfo:
+        return PAIR
+
+    async def ask(
+        self, read: Read, _reply_type: type[ReadReply], **_options: Any
+    ) -> tuple[ReadReply, Batch | None]:
+        if not self.answers:
+            await asyncio.Event().wait()
+        return await super().ask(read, _reply_type)
+
+
+@pytest.fixture
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reads, "SILENCE_S", 0.02)
+
+
+def begin(stream: Stream, start: int, *, is_there: bool) -> Flight:
+    """A read that may wait."""
+    read = Read(7, start, FETCH_BYTES_MAX, 10_000, linearizable=0, local=1)
+    return stream.reads.begin("/s", read, None, is_there=is_there)
+
+
+@pytest.mark.usefixtures("_impatient")
+def test_who_waits_for_what_comes_gets_it_of_another_member() -> None:
+    async def run() -> None:
+        stream = Parted([10] * 9, committed=5)
+        flight = begin(stream, 6, is_there=False)
+        while len(stream.other.asked) < 3:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+        stream.other.committed = 9
+        answer = await flight.wait()
+        assert [entry.entry_id for entry in answer.entries] == [6, 7, 8, 9]
+        assert stream.sessions.preferred == "there:1"
+        assert not stream.busy, "the first one is not asked any more"
+
+    asyncio.run(run())
+
+
+@pytest.mark.usefixtures("_impatient")
+def test_a_quiet_stream_has_its_other_members_asked_seldom_and_for_no_wait() -> None:
+    async def run() -> None:
+        stream = Parted([10] * 9, committed=5)
+        begun_s = asyncio.get_running_loop().time()
+        flights = [begin(stream, 6, is_there=False) for _ in range(100)]
+        await asyncio.sleep(0.5)
+        asked = stream.other.asked
+        passed_s = asyncio.get_running_loop().time() - begun_s
+        assert 0 < len(asked) <= passed_s / reads.SILENCE_S
+        assert {(read.start, read.wait_ms) for read in asked} == {(6, 0)}
+        assert stream.sessions.preferred == "here:1"
+        stream.commit(9)
+        for flight in flights:
+            assert (await flight.wait()).last.entry_id == 9
+
+    asyncio.run(run())
+
+
+@pytest.mark.usefixtures("_impatient")
+def test_another_member_that_says_nothing_holds_up_nobody() -> None:
+    async def run() -> None:
+        stream = Parted([10] * 9, committed=5)
+        stream.other.is_silent = True
+        flight = begin(stream, 6, is_there=False)
+        while not stream.other.asked:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+        stream.commit(9)
+        assert (await flight.wait()).last.entry_id == 9
+
+    asyncio.run(run())
+
+
+@pytest.mark.usefixtures("_impatient")
+@pytest.mark.parametrize("follow", [False, True])
+def test_a_member_that_does_not_answer_is_not_waited_for(follow: bool) -> None:
+    async def run() -> None:
+        stream = Parted([10] * 9, committed=9)
+        stream.answers = False
+        client: Any = stream
+        found = await ids(read_batches(client, "/s", start=3, follow=follow), 7)
+        assert found == list(range(3, 10))
+
+    asyncio.run(run())
+
+
+@pytest.mark.usefixtures("_impatient")
+def test_what_a_living_member_is_known_to_have_is_not_asked_of_another() -> None:
+    """It is on its way; asked for twice it would take longer."""
+
+    async def run() -> None:
+        stream = Parted([10] * 9, committed=9)
+        stream.answers = False
+        stream.other.heard_s = 0.0
+        flight = begin(stream, 3, is_there=True)
+        await asyncio.sleep(0.1)
+        assert not stream.other.asked
+        stream.other.heard_s = 0.1
+        answer = await flight.wait()
+        assert [entry.entry_id for entry in answer.entries] == list(range(3, 10))
+        flight.leave()
+
+    asyncio.run(run())
+
+
+@pytest.mark.usefixtures("_impatient")
+def test_a_member_that_does_not_answer_is_left_though_another_is_preferred_by_now() -> None:
+    async def run() -> None:
+        stream = Parted([10] * 9, committed=9)
+        stream.answers = False
+        flight = begin(stream, 3, is_there=True)
+        stream.sessions.prefer("there:1")
+        assert (await flight.wait()).before.entry_id == 2
+        flight.leave()
+
+    asyncio.run(run())
+
+
+@pytest.mark.usefixtures("_impatient")
+def test_a_living_member_that_is_behind_is_left() -> None:
+    """It answers, after a while, that it does not have what another one has told of."""
+
+    async def run() -> None:
+        stream = Parted([10] * 9, committed=5)
+        stream.other.heard_s = 0.0
+        stream.other.committed = 9
+        reader = Reader(stream, "/s", {"start": 6, "follow": True})  # type: ignore[arg-type]
+        reader._is_first = False
+        reader._committed_id = 9
+        reading = asyncio.create_task(reader.next())
+        await stream.waited.wait()
+        await asyncio.sleep(0.1)
+        assert not stream.other.asked
+        stream.commit(5)  # the wait is over
+        found = await reading
+        assert found is not None
+        assert found[1].first_id == 6
+
+    asyncio.run(run())
+
+
+@pytest.mark.usefixtures("_impatient")
+def test_a_read_of_one_member_is_answered_by_no_other() -> None:
+    async def run() -> None:
+        stream = Parted([10] * 9, committed=5)
+        stream.other.committed = 9
+        client: Any = stream
+        batches = read_batches(client, "/s", start=1, node="n1", follow=True)
+        following = asyncio.create_task(ids(batches, 9))
+        await stream.waited.wait()
+        await asyncio.sleep(0.1)
+        assert not stream.other.asked
+        stream.commit(9)
+        assert await following == list(range(1, 10))
 
     asyncio.run(run())
 
