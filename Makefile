@@ -45,4 +45,4 @@ $(READY): $(SOURCES)
 	touch $@
 
 clean:
-	rm -rf .venv .coverage build *.egg-info walle/native/_core.c walle/native/_core*.so
+	rm -rf .venv .coverage build *.egg-info walle/native/_core.c walle/native/*.so

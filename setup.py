@@ -1,5 +1,9 @@
-"""The one thing pyproject.toml cannot say: the C core is built by cffi."""
+"""What pyproject.toml cannot say: how the C core is built."""
+
+from runpy import run_path
 
 from setuptools import setup
 
-setup(cffi_modules=["walle/native/build_native.py:ffi"])
+BUILD = "walle/native/build_native.py"
+
+setup(cffi_modules=[f"{BUILD}:ffi"], ext_modules=[run_path(BUILD)["entries"]])

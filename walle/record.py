@@ -29,19 +29,18 @@ import struct
 from array import array
 from dataclasses import dataclass, replace
 from enum import IntEnum
-from itertools import repeat
 from operator import or_
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import xxhash
 
 from walle.errors import CorruptionError, LocalProtocolError
 from walle.ids import NO_WRITER, Position, WriterId, new_tuple
 from walle.limits import ENTRY_DATA_BYTES_MAX
-from walle.native import crc32c, records_encode, records_fields, records_fit, records_scan
+from walle.native import crc32c, records_decode, records_encode, records_fit, records_scan
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from walle.native import Buffer
 
@@ -181,7 +180,7 @@ def joined(batches: Sequence[Batch]) -> Batch:
 
 
 class Entry(NamedTuple):
-    """One entry, decoded.
+    """One entry, decoded. The C core makes them, by the order of the fields (`decode_all`).
 
     time_us: when the writer's client encoded it, by its wall clock, in microseconds since 1970.
     chain: the chain after it.
@@ -195,10 +194,6 @@ class Entry(NamedTuple):
     chain: int
     prev_chain: int
     flags: int = 0
-
-
-_new_tuple: Callable[[type[Entry], tuple[Any, ...]], Entry] = tuple.__new__
-"""`Entry._make` without a call of Python."""
 
 
 def size_of(data_bytes: int) -> int:
@@ -396,21 +391,9 @@ def decode(buffer: memoryview | bytes, offset: int = 0) -> Entry:
 
 
 def decode_all(batch: Batch, count: int | None = None) -> list[Entry]:
-    """The batch's entries; `count`: so many from its first on.
-
-    It is the cheapest way there is in Python: one call of the C core, and nothing that has a name
-    here runs once for each entry.
-    """
-    data = bytes(batch.payload.detach().data)
-    count = batch.count if count is None else min(count, batch.count)
-    found = records_fields(data, count)
-    ids = range(batch.first_id, batch.first_id + count)
-    writers = repeat(batch.writer) if batch.writer else map(WriterId, *found[-2:])
-    datas = [data[start:end] for start, end in zip(found.starts, found.ends, strict=True)]
-    chains = batch.chains.tolist()
-    before = [batch.prev_chain, *chains]
-    rows = zip(ids, writers, found.times, datas, chains, before, found.flags, strict=False)
-    return list(map(_new_tuple, repeat(Entry), rows))
+    """The batch's entries; `count`: so many from its first on."""
+    chains = batch.chains if count is None else batch.chains[:count]
+    return records_decode(batch.payload.view(), chains, Entry, WriterId)
 
 
 __all__ = [

@@ -8,7 +8,7 @@ import pytest
 
 from walle import record
 from walle.limits import ENTRY_DATA_BYTES_MAX
-from walle.native import Fields, ScanResult
+from walle.native import ScanResult
 from walle.native._core import ffi, lib
 
 if TYPE_CHECKING:
@@ -39,9 +39,3 @@ def test_what_a_scan_found_lies_in_the_order_of_its_result() -> None:
     words = ffi.typeof("enum walle_records_found").relements
     names = [name.removeprefix("WALLE_RECORDS_").lower() for name in sorted(words, key=words.get)]
     assert names == [*ScanResult._fields, "found_count"]
-
-
-def test_fields_lie_in_the_order_of_their_columns() -> None:
-    words = ffi.typeof("enum walle_fields").relements
-    names = [name.removeprefix("WALLE_FIELDS_").lower() for name in sorted(words, key=words.get)]
-    assert names == [*Fields._fields, "count"]

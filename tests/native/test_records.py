@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
+import sys
 from array import array
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -18,15 +20,15 @@ from walle.ids import ORIGIN, Position, WriterId
 from walle.native import (
     FilePlace,
     crc32c,
+    records_decode,
     records_encode,
-    records_fields,
     records_fit,
     records_follow,
     records_scan,
     records_search,
     records_seek,
 )
-from walle.record import HEADER_BYTES, Stop
+from walle.record import HEADER_BYTES, Entry, Stop
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -276,18 +278,32 @@ def test_seek_finds_each_record_and_no_other(run: Run) -> None:
 
 @settings(deadline=None)
 @given(run=runs)
-def test_fields_are_those_of_their_twin(run: Run) -> None:
-    for count in (len(run.offsets), len(run.offsets) // 2):
-        assert records_fields(run.data, count) == twins.records_fields(run.data, count)
+def test_decoded_entries_are_those_of_the_twin(run: Run) -> None:
+    _, chains = records_scan(run.data, None, MANY, FAR)
+    for count in (len(chains), len(chains) // 2):
+        found = records_decode(memoryview(run.data), chains[:count], Entry, WriterId)
+        assert found == twins.records_decode(run.data, chains[:count])
+        assert {(type(entry), type(entry.writer)) for entry in found} <= {(Entry, WriterId)}
 
 
-def test_fields_of_no_more_records_than_there_are() -> None:
+def test_decoded_are_no_more_records_than_there_are() -> None:
     run = make_run([20, 20, 20])
     for data, count in ((run.data, 4), (run.data[:-1], 3), (b"", 1), (bytes(200), 1)):
         with pytest.raises(InvariantError, match="so many records are there"):
-            records_fields(data, count)
+            records_decode(data, array("Q", range(count)), Entry, WriterId)
+    damaged = changed(run, 0, "length", 0xFF_FFFF)
     with pytest.raises(InvariantError):
-        records_fields(changed(run, 0, "length", 0xFF_FFFF), 1)
+        records_decode(damaged, array("Q", [1]), Entry, WriterId)
+
+
+def test_decoded_entries_cost_the_collector_nothing_and_leave_nothing_behind() -> None:
+    run = make_run([2_000] * 100, writers=(WRITER, WriterId(8, 1 << 63)))
+    _, chains = records_scan(run.data, None, MANY, FAR)
+    assert not any(map(gc.is_tracked, records_decode(run.data, chains, Entry, WriterId)))
+    before = sys.getallocatedblocks()
+    for _ in range(20):
+        records_decode(run.data, chains, Entry, WriterId)
+    assert sys.getallocatedblocks() - before < len(chains)
 
 
 def test_seek_does_not_leave_the_buffer() -> None:

@@ -11,8 +11,9 @@ from array import array
 from collections import deque
 from typing import TYPE_CHECKING
 
-from walle.native import Fields, FilePlace, ScanResult
-from walle.record import FLAGS_SHIFT, HEADER, HEADER_BYTES, LENGTH_MASK, Stop
+from walle.ids import WriterId
+from walle.native import FilePlace, ScanResult
+from walle.record import FLAGS_SHIFT, HEADER, HEADER_BYTES, LENGTH_MASK, Entry, Stop
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -164,18 +165,16 @@ def records_seek(buffer: bytes, entry_id: int) -> int:
     return -1
 
 
-def records_fields(buffer: bytes, count: int) -> Fields:
+def records_decode(buffer: bytes, chains: array[int]) -> list[Entry]:
     """For consecutive good records only."""
-    fields = Fields(*(array("Q") for _ in Fields._fields))
-    offset = 0
-    for _ in range(count):
-        _, _, length, _, writer_ts, writer_nonce, time_us = HEADER.unpack_from(buffer, offset)
-        start = offset + HEADER_BYTES
-        values = start, start + (length & LENGTH_MASK), length >> FLAGS_SHIFT, time_us
-        for column, value in zip(fields, (*values, writer_ts, writer_nonce), strict=True):
-            column.append(value)
-        offset += record_size(buffer[offset:])
-    return fields
+    entries = []
+    for chain in chains:
+        _, prev_chain, length, entry_id, *writer, time_us = HEADER.unpack_from(buffer)
+        data = buffer[HEADER_BYTES : HEADER_BYTES + (length & LENGTH_MASK)]
+        flags = length >> FLAGS_SHIFT
+        entries.append(Entry(entry_id, WriterId(*writer), time_us, data, chain, prev_chain, flags))
+        buffer = buffer[record_size(buffer) :]
+    return entries
 
 
 def records_search(buffer: bytes, first_id: int) -> int:

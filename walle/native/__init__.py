@@ -1,8 +1,9 @@
 """The C core's functions as Python functions: checksums, checks of records, parallel syncs.
 
 The C core holds what costs time per byte or must run without the interpreter lock, which every
-call here gives up. It decides nothing of the protocol. What each function must do is said a second
-time, in plain Python, by tests/native/twins.py.
+call here gives up but the one that makes Python objects (`records_decode`). It decides nothing of
+the protocol. What each function must do is said a second time, in plain Python, by
+tests/native/twins.py.
 
 A buffer is contiguous bytes. It must not change while a call reads it; nobody keeps it afterwards.
 """
@@ -12,13 +13,15 @@ from __future__ import annotations
 import os
 from array import array
 from mmap import mmap
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from walle.errors import invariant
 from walle.ids import new_tuple
 from walle.native._core import ffi, lib
+from walle.native._entries import decode
 
 Buffer: TypeAlias = bytes | bytearray | memoryview | mmap
+E = TypeVar("E", bound=tuple[Any, ...])
 
 _from_buffer = ffi.from_buffer
 _WORDS = ffi.typeof("uint64_t[]")
@@ -26,7 +29,6 @@ _LENGTHS = ffi.typeof("uint32_t[]")
 _FILES = ffi.typeof("int[]")
 _ZERO = array("Q", [0])
 _FOUND_COUNT: int = lib.WALLE_RECORDS_FOUND_COUNT
-_FIELD_COUNT: int = lib.WALLE_FIELDS_COUNT
 _HEADER_BYTES: int = lib.WALLE_RECORD_HEADER_SIZE
 _RECORD_BYTES_MAX: int = _HEADER_BYTES + lib.WALLE_RECORD_DATA_SIZE_MAX
 
@@ -118,37 +120,26 @@ def records_seek(buffer: Buffer, entry_id: int) -> int:
     return lib.walle_records_seek(pointer, len(pointer), entry_id)  # type: ignore[no-any-return]
 
 
-class Fields(NamedTuple):
-    """What consecutive records hold: a column for each field, a row for each record.
-
-    starts, ends: where in the buffer the data begin and end.
-    """
-
-    starts: array[int]
-    ends: array[int]
-    flags: array[int]
-    times: array[int]
-    writer_ts: array[int]
-    writer_nonces: array[int]
-
-
-def records_fields(buffer: Buffer, count: int) -> Fields:
-    """What `count` records hold.
+def records_decode(
+    buffer: Buffer, chains: array[int], entry_type: type[E], writer_type: type[tuple[int, int]]
+) -> list[E]:
+    """What consecutive records hold. Keeps the interpreter lock.
 
     Args:
-        buffer: consecutive records that were checked, so many at least; only their headers are
-            read.
+        buffer: records that were checked, as many as chains at least.
+        chains: the chain after each.
+        entry_type: the class of the entries: a NamedTuple of an entry's id, its writer, time, data,
+            chain, predecessor's chain and flags.
+        writer_type: that of the writers: one of their two numbers.
 
     Raises:
-        InvariantError: there are fewer.
+        InvariantError: there are fewer records.
     """
-    pointer = _from_buffer(buffer)
-    words = _ZERO * (_FIELD_COUNT * count)
-    found = lib.walle_records_fields(pointer, len(pointer), count, _from_buffer(_WORDS, words))
-    invariant(found == count, "so many records are there", count=count, found=found)
-    return Fields._make(
-        words[count * column : count * (column + 1)] for column in range(_FIELD_COUNT)
+    found = decode(entry_type, writer_type, buffer, chains)
+    invariant(
+        len(found) == len(chains), "so many records are there", count=len(chains), found=len(found)
     )
+    return found
 
 
 def records_search(buffer: Buffer, first_id: int) -> int:

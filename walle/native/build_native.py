@@ -1,4 +1,7 @@
-"""Builds `walle.native._core`, the C core, by cffi in API mode. Run by setup.py.
+"""Builds the C core. Run by setup.py.
+
+`walle.native._core` is made by cffi in API mode. `walle.native._entries` makes Python objects, so
+it is an extension of the interpreter, by its stable ABI.
 
 Paths are relative to the project's root, where the build runs. Two settings, both of the
 environment and both for developers:
@@ -14,6 +17,7 @@ import os
 from pathlib import Path
 
 from cffi import FFI
+from setuptools import Extension
 
 _DIRECTORY = "walle/native"
 _HEADER = f"{_DIRECTORY}/walle.h"
@@ -53,4 +57,14 @@ ffi.set_source(
     include_dirs=[_DIRECTORY],
     extra_compile_args=[*_compile_args(), *_sanitize_args()],
     extra_link_args=["-pthread", *_sanitize_args()],
+)
+
+entries = Extension(
+    "walle.native._entries",
+    sources=[f"{_DIRECTORY}/entries.c"],
+    depends=[_HEADER],
+    include_dirs=[_DIRECTORY],
+    extra_compile_args=[*_compile_args(), *_sanitize_args()],
+    extra_link_args=_sanitize_args(),
+    py_limited_api=True,
 )

@@ -23,17 +23,6 @@ static int is_zero(const uint8_t *data, size_t size)
     return !seen;
 }
 
-static size_t data_end(const uint8_t *record)
-{
-    return WALLE_RECORD_HEADER_SIZE
-        + (walle_load_u32(record + WALLE_RECORD_LENGTH) & WALLE_RECORD_LENGTH_MASK);
-}
-
-static size_t aligned(size_t size)
-{
-    return (size + WALLE_RECORD_ALIGNMENT - 1) & ~(size_t)(WALLE_RECORD_ALIGNMENT - 1);
-}
-
 /* In what follows, `end` is where the data ends, counted from the record's begin. */
 
 static uint32_t crc_of(const uint8_t *record, size_t end)
@@ -50,7 +39,7 @@ static int has_good_crc(const uint8_t *record, size_t end)
 /* The padding ends the record's last word. */
 static int has_good_padding(const uint8_t *record, size_t end)
 {
-    size_t size = aligned(end), padding = size - end;
+    size_t size = walle_record_aligned(end), padding = size - end;
     uint64_t last = walle_load_u64(record + size - WALLE_RECORD_ALIGNMENT);
     return !padding || !(last >> 8 * (WALLE_RECORD_ALIGNMENT - padding));
 }
@@ -70,10 +59,10 @@ static enum walle_records_stop check_size(const uint8_t *record, size_t rest)
     if (!walle_load_u64(record + WALLE_RECORD_ENTRY_ID)
         && is_zero(record, WALLE_RECORD_HEADER_SIZE))
         return WALLE_RECORDS_BLANK;
-    size_t end = data_end(record);
+    size_t end = walle_record_end(record);
     if (end > WALLE_RECORD_HEADER_SIZE + WALLE_RECORD_DATA_SIZE_MAX)
         return WALLE_RECORDS_BAD_LENGTH;
-    return aligned(end) > rest ? WALLE_RECORDS_SHORT : WALLE_RECORDS_END;
+    return walle_record_aligned(end) > rest ? WALLE_RECORDS_SHORT : WALLE_RECORDS_END;
 }
 
 /* The same for all of a record but its place in the history. */
@@ -82,7 +71,7 @@ static enum walle_records_stop check_bytes(const uint8_t *record, size_t rest)
     enum walle_records_stop stop = check_size(record, rest);
     if (stop != WALLE_RECORDS_END)
         return stop;
-    size_t end = data_end(record);
+    size_t end = walle_record_end(record);
     if (!has_good_crc(record, end))
         return WALLE_RECORDS_BAD_CRC;
     return has_good_padding(record, end) ? WALLE_RECORDS_END : WALLE_RECORDS_BAD_PADDING;
@@ -132,10 +121,10 @@ void walle_records_scan(const uint8_t *data, size_t size, int has_after, uint64_
         }
         if (ts != found[WALLE_RECORDS_WRITER_TS] || nonce != found[WALLE_RECORDS_WRITER_NONCE])
             found[WALLE_RECORDS_MIXED] = 1;
-        size_t end = data_end(record);
+        size_t end = walle_record_end(record);
         id = record_id;
         chain = chains[count++] = chain_of(record, end, prev_chain);
-        offset += aligned(end);
+        offset += walle_record_aligned(end);
     }
     found[WALLE_RECORDS_COUNT] = count;
     found[WALLE_RECORDS_SIZE] = offset;
@@ -146,7 +135,7 @@ void walle_records_scan(const uint8_t *data, size_t size, int has_after, uint64_
  * are read; -1 if it is not there. */
 int64_t walle_records_seek(const uint8_t *data, size_t size, uint64_t entry_id)
 {
-    for (size_t offset = 0; offset < size; offset += aligned(data_end(data + offset))) {
+    for (size_t offset = 0; offset < size; offset += walle_record_aligned(walle_record_end(data + offset))) {
         const uint8_t *record = data + offset;
         if (check_size(record, size - offset) != WALLE_RECORDS_END)
             return -1;
@@ -157,31 +146,6 @@ int64_t walle_records_seek(const uint8_t *data, size_t size, uint64_t entry_id)
             return -1;
     }
     return -1;
-}
-
-/* What `count` consecutive good records hold, of which only headers are read: where the data of each
- * begins and ends, and some fields. Returns how many records there are, at most `count`.
- *
- * fields: room for WALLE_FIELDS_COUNT columns of `count` words. */
-size_t walle_records_fields(const uint8_t *data, size_t size, size_t count, uint64_t *fields)
-{
-    size_t offset = 0, index = 0;
-    for (; index < count && offset < size; ++index) {
-        const uint8_t *record = data + offset;
-        if (check_size(record, size - offset) != WALLE_RECORDS_END)
-            break;
-        size_t end = data_end(record);
-        uint64_t *field = fields + index;
-        field[WALLE_FIELDS_STARTS * count] = offset + WALLE_RECORD_HEADER_SIZE;
-        field[WALLE_FIELDS_ENDS * count] = offset + end;
-        field[WALLE_FIELDS_FLAGS * count] = walle_load_u32(record + WALLE_RECORD_LENGTH)
-            >> WALLE_RECORD_FLAGS_SHIFT;
-        field[WALLE_FIELDS_TIMES * count] = walle_load_u64(record + WALLE_RECORD_TIME_US);
-        field[WALLE_FIELDS_WRITER_TS * count] = walle_load_u64(record + WALLE_RECORD_WRITER_TS);
-        field[WALLE_FIELDS_WRITER_NONCES * count] = walle_load_u64(record + WALLE_RECORD_WRITER_NONCE);
-        offset += aligned(end);
-    }
-    return index;
 }
 
 /* The least offset, a multiple of the alignment, at which a record with good bytes and an id of
@@ -196,7 +160,7 @@ int64_t walle_records_search(const uint8_t *data, size_t size, uint64_t first_id
         if (walle_load_u64(record + WALLE_RECORD_ENTRY_ID) < id_min)
             continue;
         if (check_size(record, size - offset) == WALLE_RECORDS_END 
-            && has_good_padding(record, data_end(record)) && has_good_crc(record, data_end(record)))
+            && has_good_padding(record, walle_record_end(record)) && has_good_crc(record, walle_record_end(record)))
             return (int64_t)offset;
     }
     return -1;
@@ -253,7 +217,7 @@ size_t walle_records_fit(const uint32_t *lengths, size_t count, uint64_t size_ma
     *size = 0;
     for (; fit < count; ++fit) {
         size_t end = WALLE_RECORD_HEADER_SIZE + (lengths[fit] & WALLE_RECORD_LENGTH_MASK);
-        uint64_t grown = *size + aligned(end);
+        uint64_t grown = *size + walle_record_aligned(end);
         if (fit && grown > size_max)
             break;
         *size = grown;
@@ -274,7 +238,7 @@ int walle_records_encode(const uint8_t *data, size_t data_bytes, const uint32_t 
 {
     for (size_t index = 0; index < count; ++index) {
         size_t length = lengths[index] & WALLE_RECORD_LENGTH_MASK;
-        size_t end = WALLE_RECORD_HEADER_SIZE + length, taken = aligned(end);
+        size_t end = WALLE_RECORD_HEADER_SIZE + length, taken = walle_record_aligned(end);
         if (length > data_bytes || taken > size)
             return 0;
         walle_store_u64(records + WALLE_RECORD_PREV_CHAIN, prev_chain);

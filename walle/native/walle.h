@@ -1,6 +1,6 @@
 /* The C core: what has to be done once a byte, or without the interpreter lock. No decision of the
- * protocol is made here, nothing is allocated here, and only the files whose descriptors a caller
- * passes are touched.
+ * protocol is made here, nothing is allocated here but Python's objects (entries.c), and only the
+ * files whose descriptors a caller passes are touched.
  *
  * What stands between the two marks is also read by build_native.py, which gives it to cffi; so it
  * keeps to what cffi's parser knows. Sizes, offsets and positions count bytes.
@@ -68,18 +68,6 @@ void walle_records_scan(const uint8_t *data, size_t size, int has_after, uint64_
                         uint64_t after_chain, uint64_t count_max, uint64_t size_max,
                         uint64_t *chains, uint64_t *found);
 int64_t walle_records_seek(const uint8_t *data, size_t size, uint64_t entry_id);
-/* The columns that walle_records_fields fills. */
-enum walle_fields {
-    WALLE_FIELDS_STARTS,
-    WALLE_FIELDS_ENDS,
-    WALLE_FIELDS_FLAGS,
-    WALLE_FIELDS_TIMES,
-    WALLE_FIELDS_WRITER_TS,
-    WALLE_FIELDS_WRITER_NONCES,
-    WALLE_FIELDS_COUNT
-};
-
-size_t walle_records_fields(const uint8_t *data, size_t size, size_t count, uint64_t *fields);
 int64_t walle_records_search(const uint8_t *data, size_t size, uint64_t first_id);
 size_t walle_records_fit(const uint32_t *lengths, size_t count, uint64_t size_max, uint64_t *size);
 int walle_records_encode(const uint8_t *data, size_t data_bytes, const uint32_t *lengths,
@@ -163,6 +151,18 @@ static inline uint64_t walle_load_u64(const uint8_t *data)
     uint64_t value;
     memcpy(&value, data, sizeof value);
     return value;
+}
+
+/* Where the data of a record ends, counted from the record's begin. */
+static inline size_t walle_record_end(const uint8_t *record)
+{
+    return WALLE_RECORD_HEADER_SIZE
+        + (walle_load_u32(record + WALLE_RECORD_LENGTH) & WALLE_RECORD_LENGTH_MASK);
+}
+
+static inline size_t walle_record_aligned(size_t size)
+{
+    return (size + WALLE_RECORD_ALIGNMENT - 1) & ~(size_t)(WALLE_RECORD_ALIGNMENT - 1);
 }
 
 static inline void walle_store_u32(uint8_t *data, uint32_t value)
