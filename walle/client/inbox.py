@@ -12,16 +12,18 @@ KEPT_BYTES = 4 * MIB
 class Inbox:
     """What has come and is not handled yet: it begins with a frame, and lies in a buffer that is
     used again and again. A large frame is received to its end and no further, so little of what
-    follows it has to be moved to the front."""
+    follows it has to be moved to the front. The next one often has the same size, so as much is
+    received at once behind it."""
 
     def __init__(self) -> None:
         self._buffer = memoryview(bytearray(RECEIVE_BYTES))
         self._size = 0
         self._wanted = 0
+        self._usual = RECEIVE_BYTES
 
     def room(self) -> memoryview:
         """Where to receive to."""
-        end = max(self._wanted, RECEIVE_BYTES)
+        end = max(self._wanted, self._usual)
         if end > len(self._buffer):
             _keep_what_is_freed()
             grown = memoryview(bytearray(end))
@@ -40,6 +42,7 @@ class Inbox:
         self._buffer[: self._size - count] = self._buffer[count : self._size]
         self._size -= count
         self._wanted = wanted
+        self._usual = max(count, RECEIVE_BYTES)
 
 
 def _keep_what_is_freed() -> None:

@@ -549,6 +549,9 @@ def test_what_is_received_is_given_once_it_is_a_frame() -> None:
         assert received < len(sent)
     assert bytes(found) == sent[40:], "no more than the frame was asked for"
     inbox.handled(len(found), 24)
+    assert len(inbox.room()) == len(found), "another of that size is received at once"
+    inbox.received(30)
+    inbox.handled(30, 24)
     assert len(inbox.room()) == RECEIVE_BYTES
 
 
