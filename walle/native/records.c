@@ -135,7 +135,8 @@ void walle_records_scan(const uint8_t *data, size_t size, int has_after, uint64_
  * are read; -1 if it is not there. */
 int64_t walle_records_seek(const uint8_t *data, size_t size, uint64_t entry_id)
 {
-    for (size_t offset = 0; offset < size; offset += walle_record_aligned(walle_record_end(data + offset))) {
+    for (size_t offset = 0; offset < size;
+         offset += walle_record_aligned(walle_record_end(data + offset))) {
         const uint8_t *record = data + offset;
         if (check_size(record, size - offset) != WALLE_RECORDS_END)
             return -1;
@@ -159,8 +160,10 @@ int64_t walle_records_search(const uint8_t *data, size_t size, uint64_t first_id
         const uint8_t *record = data + offset;
         if (walle_load_u64(record + WALLE_RECORD_ENTRY_ID) < id_min)
             continue;
-        if (check_size(record, size - offset) == WALLE_RECORDS_END 
-            && has_good_padding(record, walle_record_end(record)) && has_good_crc(record, walle_record_end(record)))
+        if (check_size(record, size - offset) != WALLE_RECORDS_END)
+            continue;
+        size_t end = walle_record_end(record);
+        if (has_good_padding(record, end) && has_good_crc(record, end))
             return (int64_t)offset;
     }
     return -1;
