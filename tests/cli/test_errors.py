@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -206,3 +207,19 @@ def test_a_full_disk_and_closed_outputs(nodes: DevNodes, command: list[str]) -> 
         assert done.returncode == status, text
         assert words in text
         assert text.count("\n") == 1
+
+
+def test_a_question_that_is_not_answered_by_yes(nodes: DevNodes, stream: str) -> None:
+    """It says that nothing was done, and an interrupt ends it."""
+    for data, words in ((b"n\n", ": nothing was done\n"), (b"", "--yes does\n")):
+        done = nodes.run("stream", "delete", stream, data=data)
+        assert (done.returncode, done.stdout) == (1, b"")
+        assert done.stderr.decode().endswith(words)
+    asked = nodes.popen("stream", "delete", stream, stdin=subprocess.PIPE)
+    assert asked.stderr is not None
+    assert asked.stderr.read(len("Delete")) == b"Delete"
+    asked.send_signal(signal.SIGINT)
+    status, text = nodes.end_of(asked)
+    assert status == 130
+    assert text.endswith("walle: interrupted\n")
+    nodes.cli("stream", "show", stream)

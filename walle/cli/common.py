@@ -135,6 +135,26 @@ def progress(what: str, *, shown: bool = True) -> Iterator[Callable[[int, int | 
         yield lambda done, total: line.update(task, completed=done, total=total)
 
 
+def confirm(question: str, otherwise: str = "nothing was done") -> None:
+    """Asks whether to go on; ends the command, with status 1, where the answer is not yes.
+
+    To be called outside of `run_client`: an event loop would keep an interrupt from the question.
+
+    otherwise: what is so then.
+    """
+    remedy = ""
+    try:
+        if click.confirm(question, err=True):
+            return
+    except click.Abort as error:
+        if not isinstance(error.__context__, EOFError):  # an interrupt
+            raise
+        click.echo(err=True)
+        remedy = "; nobody answers here: --yes does"
+    click.echo(f"walle: {otherwise}{remedy}", err=True)
+    raise click.exceptions.Exit(1)
+
+
 def parse_time(value: str) -> int:
     """A moment by ISO 8601, as an option's type: microseconds since 1970; UTC without an offset."""
     try:

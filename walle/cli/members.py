@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
 
 from walle.cli.common import (
+    confirm,
     connect_option,
     json_option,
     print_json,
@@ -21,7 +21,7 @@ from walle.client.moving import move_off, replaced
 from walle.core.quorum import majority_size
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
     from walle.client.client import Client
     from walle.messages import ChangeInfo, NodeAddress, StreamInfo
@@ -82,12 +82,19 @@ def members(
             chosen = named if to_be else replaced(await client.describe(name, refresh=True), wanted)
             await client.set_members(name, chosen)
             if not no_wait:
-                confirm = (lambda text: yes or click.confirm(text, err=True)) if force else None
-                await _wait(client, name, chosen, confirm)
+                return await _wait(client, name, until_some_lack=force)
         return await client.describe_change(name)
+
+    async def give_up(client: Client) -> ChangeInfo:
+        await client.set_members(name, _ids(change.stream.members), force=True)
+        return await _wait(client, name)
 
     try:
         change = run_client(connect, work)
+        if force and change.ranges:
+            if not yes:
+                confirm(_given_up(change), "the change goes on to wait")
+            change = run_client(connect, give_up)
     except KeyboardInterrupt:
         if to_be or wanted:
             text = f"if the change has begun, it goes on by itself: `walle stream members {name}`"
@@ -135,15 +142,10 @@ def _shown(change: ChangeInfo) -> str:
     return f"{name} is being moved from {former} to {held_by}; it waits for {change.waits_for}"
 
 
-async def _wait(
-    client: Client,
-    name: str,
-    chosen: list[str],
-    confirm: Callable[[str], bool] | None,
-) -> None:
-    """Waits until the change has ended, and tells what it waits for.
+async def _wait(client: Client, name: str, *, until_some_lack: bool = False) -> ChangeInfo:
+    """Waits until the change has ended, tells what it waits for, and returns how far it is then.
 
-    confirm: asks whether the entries that too few hold are to be given up; None: they are not.
+    until_some_lack: or until it waits for entries that too few hold.
     """
     with Console(stderr=True).status("") as line:
         shown = ""
@@ -155,13 +157,9 @@ async def _wait(
                 click.echo(text, err=True)
             shown = text
             line.update(text)
-            if confirm is not None and change.ranges:
-                line.stop()
-                if not await asyncio.to_thread(confirm, _given_up(change)):
-                    raise click.Abort
-                line.start()
-                confirm = None
-                await client.set_members(name, chosen, force=True)
+            if until_some_lack and change.ranges:
+                break
+    return change
 
 
 async def _behind(client: Client, info: StreamInfo) -> str:

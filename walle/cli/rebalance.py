@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +49,7 @@ def rebalance(connect: str, *, yes: bool, as_json: bool) -> int:
         walle rebalance --yes
     """
 
-    async def work(client: Client) -> dict[str, Any]:
+    async def look(client: Client) -> tuple[Sequence[Move], dict[str, Any]]:
         nodes = await client.nodes()
         streams = await client.list_streams()
         moves = plan(nodes, streams)
@@ -61,13 +60,15 @@ def rebalance(connect: str, *, yes: bool, as_json: bool) -> int:
             "moves": [_describe_move(move, counts.get(move.stream.stream_id)) for move in moves],
             "failures": None,
         }
-        if not as_json:
-            _print_plan(found)
-        if moves and (yes or (not as_json and await _confirm())):
-            found["failures"] = await _carry_out(client, moves, shown=not as_json)
-        return found
+        return moves, found
 
-    found = run_client(connect, work)
+    moves, found = run_client(connect, look)
+    if not as_json:
+        _print_plan(found)
+    if moves and (yes or (not as_json and _is_wanted())):
+        found["failures"] = run_client(
+            connect, lambda client: _carry_out(client, moves, shown=not as_json)
+        )
     if as_json:
         print_json(found)
     for name, why in (found["failures"] or {}).items():
@@ -75,11 +76,11 @@ def rebalance(connect: str, *, yes: bool, as_json: bool) -> int:
     return 1 if found["failures"] else 0
 
 
-async def _confirm() -> bool:
+def _is_wanted() -> bool:
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         click.echo("nothing is moved yet: --yes does that", err=True)
         return False
-    return await asyncio.to_thread(click.confirm, "Move them?", err=True)
+    return click.confirm("Move them?", err=True)
 
 
 async def _carry_out(client: Client, moves: Sequence[Move], *, shown: bool) -> dict[str, str]:

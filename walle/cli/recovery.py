@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from walle.cli.common import connect_option, printable, run_client
+from walle.cli.common import confirm, connect_option, printable, run_client
 from walle.client.recovery import look, recover
 from walle.ids import CLUSTER_STREAM_NAME
 from walle.segments import cluster
@@ -15,7 +15,6 @@ from walle.segments.replica import locked
 from walle.storage.vfs import RealFiles
 
 if TYPE_CHECKING:
-    from walle.client.client import Client
     from walle.client.recovery import Recovery
 
 SHOWN_MAX = 20
@@ -53,16 +52,13 @@ def recover_unsafe(name: str, data: Path | None, connect: str, *, yes: bool) -> 
         _recover_cluster(data, is_sure=yes)
         return
 
-    async def work(client: Client) -> str:
-        found = await look(client, name)
-        for line in _describe(found):
-            click.echo(line)
-        if not yes:
-            click.confirm("Go on, and lose that?", abort=True, err=True)
-        info = await recover(client, found)
-        return ", ".join(member.node_id for member in info.members)
-
-    left = run_client(connect, work)
+    found = run_client(connect, lambda client: look(client, name))
+    for line in _describe(found):
+        click.echo(line)
+    if not yes:
+        confirm("Go on, and lose that?")
+    info = run_client(connect, lambda client: recover(client, found))
+    left = ", ".join(member.node_id for member in info.members)
     click.echo(f"{printable(name)} is on {left}; add others by `walle stream members {name} --set`")
 
 
@@ -111,7 +107,7 @@ def _recover_cluster(data: Path, *, is_sure: bool) -> None:
         )
         if not is_sure:
             click.echo("  (of several survivors, take the one with the greatest writer and tail)")
-            click.confirm(f"Let {node} go on alone, and lose that?", abort=True, err=True)
+            confirm(f"Let {node} go on alone, and lose that?")
         cluster.recover(data, files, node, state)
     click.echo(
         f"{node} is the only member of {CLUSTER_STREAM_NAME} now. Start it; docs/operations.md"

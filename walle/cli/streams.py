@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from walle.cli.common import (
+    confirm,
     connect_option,
     console,
     json_option,
@@ -260,12 +260,8 @@ def delete(name: str, connect: str, *, yes: bool) -> None:
         walle stream delete /orders --yes
     """
 
-    async def work(client: Client) -> None:
-        await client.describe(name)
-        text = f"Delete {printable(name)} with all its entries, for good?"
-        if not yes and not await asyncio.to_thread(click.confirm, text, err=True):
-            raise click.Abort
-        await client.delete_stream(name)
-
-    run_client(connect, work)
+    run_client(connect, lambda client: client.describe(name))
+    if not yes:
+        confirm(f"Delete {printable(name)} with all its entries, for good?")
+    run_client(connect, lambda client: client.delete_stream(name))
     click.echo(f"{printable(name)} is deleted")
