@@ -63,9 +63,9 @@ class DevCluster:
         """
         self._data.mkdir(parents=True, exist_ok=True)
         names = [f"n{only}"] if only is not None else list(self._addresses)
+        for name in names:  # before anything is written: the remedy is another port
+            _check_port(self._addresses[name])
         configs = [self._write_config(name) for name in names]
-        for config in configs:
-            _check_port(config.listen)
         setproctitle.setproctitle(f"walle dev {' '.join(names)}")
         for config in configs:
             self._running[self._fork(config)] = config.node

@@ -182,6 +182,7 @@ def test_a_port_in_use(nodes: DevNodes, tmp_path: Path) -> None:
     assert status == 78
     assert f"cannot listen on {nodes.addresses[0]}" in text
     assert "choose another --port" in text
+    assert not list(tmp_path.iterdir()), "another --port must not find settings with this one"
 
 
 def test_the_data_of_another_cluster(nodes: DevNodes) -> None:
