@@ -128,6 +128,17 @@ def test_settings_are_told(nodes: DevNodes) -> None:
     assert text.startswith("/packed  version 1, no entries, compression zstd\n")
 
 
+def test_a_stream_of_which_no_member_answers(nodes: DevNodes) -> None:
+    """Nobody knows who has claimed it."""
+    nodes.cli("stream", "create", "/away", "--members", "n3")
+    nodes.cli("put", "/away", "--address", "me:1", data=b"one\n")
+    nodes.kill("n3")
+    text = nodes.cli("stream", "show", "/away").decode()
+    assert text.startswith("/away  version 1, no member answers\n  MEMBER ")
+    nodes.start("n3")
+    assert "writer me:1" in nodes.cli("stream", "show", "/away").decode()
+
+
 def test_a_dead_node_is_told_and_what_it_lacks_after(nodes: DevNodes, stream: str) -> None:
     nodes.cli("put", stream, data=b"before\n")
     nodes.kill("n3")

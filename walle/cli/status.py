@@ -84,7 +84,8 @@ def _print_streams(out: Console, streams: Sequence[dict[str, Any]]) -> None:
     table = new_table("STREAM", "ENTRIES", "WRITER", "MEMBERS")
     for stream in streams:
         members = Text(", ").join(_describe_member(member) for member in stream["members"])
-        writer = printable(stream["writer"]["address"]) or "never claimed"
+        never = "never claimed" if stream["committed_id"] is not None else "not known"
+        writer = printable(stream["writer"]["address"]) or never
         table.add_row(printable(stream["name"]), _describe_entries(stream), writer, members)
     out.print(table)
     out.print("\n`walle stream show NAME` tells more of one.")
@@ -99,7 +100,8 @@ def print_stream(out: Console, stream: dict[str, Any]) -> None:
             describe_settings(stream["settings"], len(stream["members"])),
         )
     )
-    out.print(f"  {_describe_writer(stream['writer'])}")
+    if stream["committed_id"] is not None:
+        out.print(f"  {_describe_writer(stream['writer'])}")
     table = new_table("  MEMBER", "STATE", "COMMITTED", "TAIL", "GAPS", "BACKFILL")
     for member in stream["members"]:
         about = (
