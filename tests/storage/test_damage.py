@@ -421,6 +421,20 @@ def test_scrubber_reads_all_that_is_committed_pass_after_pass(driver: Driver) ->
         assert scrubber.done_bytes == scrubber.total_bytes - len(suffix)
 
 
+def test_scrubber_has_never_done_more_than_all(tmp_path: Path) -> None:
+    """Also where a stream grows while it is read."""
+    driver = Driver(Store(tmp_path / "data", RealFiles()))
+    driver.create(STREAM)
+    scrubber = driver.store.scrubber
+    for last_id in range(1, 9):
+        driver.append(STREAM, [KIB])
+        driver.commit(STREAM, last_id)
+        driver.store.sync()
+        scrubber.step()
+        assert scrubber.done_bytes <= scrubber.total_bytes
+    assert scrubber.done_bytes
+
+
 def test_scrubber_finds_damage_in_every_stream_and_segment(
     driver: Driver, files: SimulatedFiles
 ) -> None:

@@ -104,6 +104,7 @@ class Scrubber:
             before = found.last
             at += found.size
             self.done_bytes += found.size
+            self.total_bytes = max(self.total_bytes, self.done_bytes)  # it may have grown
             self._files.refresh(path, at, min(at + SCRUB_STEP_BYTES, extent.end))
             yield None
         if before.entry_id == extent.last.entry_id and before != extent.last:
