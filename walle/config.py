@@ -5,6 +5,7 @@ Every setting is described in configs/node.yaml, and nowhere else.
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -225,11 +226,22 @@ def _parse_cluster(settings: dict[str, Any], node: str) -> tuple[dict[str, str],
         raise ConfigError("initial_cluster", rule)
     if "join" in settings:
         address = settings.get("address", settings["listen"])
-        parse_address("address", address)
+        _parse_reachable("address", address)
         return {}, _parse_join(settings["join"], address)
     if "address" in settings:
         raise ConfigError("address", f"is told by `initial_cluster.{node}`; leave it out")
     return _parse_initial_cluster(settings["initial_cluster"], node), ()
+
+
+def _parse_reachable(key: str, value: object) -> None:
+    """An address at which the others find a node."""
+    host, _ = parse_address(key, value)
+    try:
+        is_any = ipaddress.ip_address(host).is_unspecified
+    except ValueError:  # a name
+        return
+    if is_any:
+        raise ConfigError(key, f"must say where the others find the node, which {value} does not")
 
 
 def _parse_join(value: Any, own: str) -> tuple[str, ...]:
@@ -250,7 +262,7 @@ def _parse_initial_cluster(value: Any, node: str) -> dict[str, str]:
         raise ConfigError("initial_cluster", f"may name {MEMBERS_COUNT_MAX} nodes at most")
     for node_id, address in value.items():
         parse_node_id("initial_cluster", node_id)
-        parse_address(f"initial_cluster.{node_id}", address)
+        _parse_reachable(f"initial_cluster.{node_id}", address)
     if node not in value:
         raise ConfigError("initial_cluster", f"must name this node, {node}, with its address")
     if len(set(value.values())) != len(value):

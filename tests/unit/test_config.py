@@ -75,6 +75,11 @@ def test_node_that_joins_is_found_where_it_listens_or_where_it_says() -> None:
     assert config.address == "127.0.0.1:7411"
     config = parse_node_config({**settings, "address": "host1:7411"}, directory=DIRECTORY)
     assert config.address == "host1:7411"
+    everywhere = {**settings, "listen": "[::]:7411"}
+    with pytest.raises(ConfigError, match=r"address: must say where .* which \[::\]:7411 does not"):
+        parse_node_config(everywhere, directory=DIRECTORY)
+    config = parse_node_config({**everywhere, "address": "host1:7411"}, directory=DIRECTORY)
+    assert (config.listen, config.address) == ("[::]:7411", "host1:7411")
 
 
 @pytest.mark.parametrize(
@@ -86,6 +91,7 @@ def test_node_that_joins_is_found_where_it_listens_or_where_it_says() -> None:
         ("join", [7], "must be host:port"),
         ("join", ["127.0.0.1:7411"], "names this node itself, 127.0.0.1:7411; name others"),
         ("address", "host1", "must be host:port"),
+        ("address", "0.0.0.0:1", "where the others find the node, which 0.0.0.0:1 does not"),
         ("address", None, "must be host:port"),
     ],
 )
@@ -161,6 +167,7 @@ def test_data_directory_is_relative_to_the_file(data: str, path: Path) -> None:
         ("initial_cluster", {"n1": "h"}, "initial_cluster.n1", "must be host:port"),
         ("initial_cluster", {"n1": "h:1", 2: "h:2"}, "initial_cluster", "must be a node id"),
         ("initial_cluster", {"n1": "h:1", "n2": "h:1"}, "initial_cluster", "one address twice"),
+        ("initial_cluster", {"n1": "0.0.0.0:1"}, "initial_cluster.n1", "where the others find"),
         (
             "initial_cluster",
             {f"n{index}": f"h:{index}" for index in range(1, MEMBERS_COUNT_MAX + 2)},
