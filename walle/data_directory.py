@@ -37,19 +37,22 @@ class DataDirectory:
     """The node's directory: locked, and belonging to this node.
 
     Raises:
-        ConfigError: another process holds the lock, or the directory is another node's.
+        ConfigError: another process holds the lock, the directory is another node's, or it can
+            be none.
     """
 
     def __init__(self, config: NodeConfig) -> None:
         path = config.data
-        path.mkdir(parents=True, exist_ok=True)
         try:
+            path.mkdir(parents=True, exist_ok=True)
             self.lock_fd = lock_alone(path)
         except BlockingIOError:
             raise ConfigError(
                 "data",
                 f"{path} is in use by another process; stop that node, or end that tool, first",
             ) from None
+        except OSError as error:
+            raise ConfigError("data", f"{path} cannot be used: {error.strerror}") from error
         try:
             self.identity = _own(path, config.node)
         except BaseException:

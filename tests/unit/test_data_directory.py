@@ -57,6 +57,14 @@ def test_directory_in_use_is_refused_until_its_lock_is_given_up(tmp_path: Path) 
     assert identity_of(tmp_path) == held.identity
 
 
+def test_what_can_be_no_directory_is_refused(tmp_path: Path) -> None:
+    """By the setting, and so that the node is not started again and again."""
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file", tmp_path / "file" / "data"):
+        with pytest.raises(ConfigError, match=f"^data: {path} cannot be used: "):
+            DataDirectory(config(path))
+
+
 def test_directory_of_another_node_is_refused(tmp_path: Path) -> None:
     identity_of(tmp_path)
     with pytest.raises(ConfigError, match=r"belongs to node n1, not to n2; check `node` and"):
