@@ -23,6 +23,7 @@ from walle.config import NodeConfig
 from walle.core import effects
 from walle.data_directory import DataDirectory
 from walle.ids import ORIGIN, WriterId
+from walle.limits import COMMITTED_LAG_ENTRIES_MAX
 from walle.record import Encoder
 from walle.storage.notes import RECORDS_START
 from walle.storage.store import Store
@@ -119,6 +120,26 @@ def test_inspect(tool: Tool, data: Path) -> None:
     assert found["gaps"] == [[3, 7]]
 
 
+def test_inspect_where_nobody_has_written_and_where_nobody_can_tell(
+    tool: Tool, tmp_path: Path
+) -> None:
+    path = tmp_path / "data"
+    driver = Driver(Store(path, RealFiles()))
+    driver.create(STREAM)
+    driver.store.sync()
+    assert "\n  promised to nobody\n  accepted under nobody\n" in tool("inspect", path)
+    count = 0
+    while count < 3 * COMMITTED_LAG_ENTRIES_MAX:  # more than is read when a node starts
+        driver.append(STREAM, [10] * 512)
+        count += 512
+        driver.commit(STREAM, count)
+        driver.store.sync()
+    driver.store.finish()
+    flip(segments_of(path)[0], RECORDS_START + 60)
+    row = next(line for line in tool("inspect", path).splitlines() if line.startswith("  run "))
+    assert row.split()[-3:] == ["unreadable"] * 3, "neither times nor writers"
+
+
 def test_verify(tool: Tool, data: Path) -> None:
     assert tool("verify", data) == "5 files, 4436031 bytes, 10 entries: all is well\n"
     assert tool.json_lines("verify", data) == [
@@ -208,6 +229,17 @@ def test_repair_from_a_copy(tool: Tool, data: Path, tmp_path: Path) -> None:
     assert "nothing was changed" not in tool("repair", data, "--from", good, "--write", status=1)
     assert "all is well" in tool("verify", data)
     assert tool("diff", data, good) == "they agree\n"
+
+
+def test_nothing_needs_repair(tool: Tool, data: Path, tmp_path: Path) -> None:
+    whole = tmp_path / "whole"
+    driver = Driver(Store(whole, RealFiles()))
+    driver.create(STREAM)
+    driver.append(STREAM, [10])
+    driver.store.sync()
+    driver.store.finish()
+    assert tool("repair", whole) == "nothing needs repair\n"
+    assert tool("repair", whole, "--write") == "nothing needs repair\n"
 
 
 def test_diff(tool: Tool, data: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from contextlib import ExitStack
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ from walle.cli.common import (
 from walle.cli.entries import entry_format
 from walle.compression import Decompressor
 from walle.errors import CorruptionError
-from walle.ids import IdRange
+from walle.ids import NO_WRITER, IdRange
 from walle.limits import ENTRY_ID_MAX
 from walle.record import decode_all
 from walle.segments.describe import describe_replica
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 DIRECTORY = click.Path(path_type=Path, exists=True, file_okay=False)
+UNREADABLE = "unreadable"
 
 
 @click.group()
@@ -101,10 +103,9 @@ def _print_stream(out: Console, stream: dict[str, Any]) -> None:
     about = f"  id {stream['id']}, version {stream['version']}, on {members}"
     out.print(Text.assemble((printable(stream["name"]), "bold"), about))
     promised, files = stream["promised"], stream["files"]
-    out.print(
-        f"  promised to {printable(promised['address']) or 'nobody'}, {promised['writer_id']}"
-    )
-    out.print(f"  accepted under {stream['accepted']}")
+    writer = printable(promised["address"]), _describe_writer(promised["writer_id"])
+    out.print(f"  promised to {', '.join(filter(None, writer))}")
+    out.print(f"  accepted under {_describe_writer(stream['accepted'])}")
     out.print(f"  committed up to entry {stream['committed']['entry_id']} at least")
     out.print(f"  {len(files)} files, {sum(each['bytes'] for each in files)} bytes")
     if stream["doubtful_id"]:
@@ -117,6 +118,10 @@ def _print_stream(out: Console, stream: dict[str, Any]) -> None:
         for part in parts:
             table.add_row(*part)
         out.print(table)
+
+
+def _describe_writer(writer_id: str) -> str:
+    return "nobody" if writer_id == str(NO_WRITER) else writer_id
 
 
 def _parts_of(stream: dict[str, Any]) -> list[tuple[str, ...]]:
@@ -134,11 +139,12 @@ def _row(kind: str, run: dict[str, Any]) -> tuple[str, ...]:
     if kind == "gap":
         return f"  {kind}", entries
     times = [_describe_time(run[key]) for key in ("first_time_us", "last_time_us")]
-    return f"  {kind}", entries, str(run["bytes"]), *times, str(len(run["writers"]))
+    writers = str(len(run["writers"]) or UNREADABLE)
+    return f"  {kind}", entries, str(run["bytes"]), *times, writers
 
 
 def _describe_time(time_us: int | None) -> str:
-    return "unreadable" if time_us is None else format_time(time_us, "seconds").partition("+")[0]
+    return UNREADABLE if time_us is None else format_time(time_us, "seconds").partition("+")[0]
 
 
 def _draw(stream: dict[str, Any]) -> str:
@@ -330,15 +336,17 @@ def repair(directory: Path, sources: tuple[Path, ...], *, is_writing: bool) -> i
         with progress("files") as show:
             watched = _WatchedFiles(show, len(files_of(replicas[0])))
             repairing = Repair(directory, watched, replicas[1:], is_writing=is_writing)
-        for finding in repairing.findings:
-            click.echo(printable(finding))
-        for text in repairing.fill():
+        is_sound = True
+        for text in chain(repairing.findings, repairing.fill()):
+            is_sound = False
             click.echo(printable(text))
         repairing.finish()
         left = repairing.left()
     for text in left:
         click.echo(f"for the node to mend: {printable(text)}")
-    if not is_writing:
+    if is_sound and not left:
+        click.echo("nothing needs repair")
+    elif not is_writing:
         click.echo("nothing was changed; --write does it")
     return 1 if left else 0
 
