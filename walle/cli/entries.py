@@ -87,13 +87,13 @@ def put(
     entries = _whole(file) if whole else _lines(file)
 
     async def work(client: Client) -> None:
-        telling = asyncio.create_task(_tell_of_waiting(client, stream))
+        telling = asyncio.create_task(_tell_of_waiting(client, stream, force=force))
         try:
             async with client.claim(
                 stream, address=who, lease_ms=lease_ms, force=force, compression=compression
             ) as writer:
                 telling.cancel()
-                with _reported(writer, as_json=as_json):
+                with _reported(writer, as_json=as_json, is_typed=file.isatty()):
                     await _put_all(writer, entries)
         finally:
             telling.cancel()
@@ -101,7 +101,7 @@ def put(
     run_client(connect, work)
 
 
-async def _tell_of_waiting(client: Client, stream: str) -> None:
+async def _tell_of_waiting(client: Client, stream: str, *, force: bool) -> None:
     """Says why nothing happens, when a claim takes its time."""
     await asyncio.sleep(SILENCE_S)
     try:
@@ -109,7 +109,10 @@ async def _tell_of_waiting(client: Client, stream: str) -> None:
     except WalleError as error:
         reason = str(error)
     else:
-        reason = f"{printable(status.address)} has a lease; --force takes over"
+        if force:  # by now this claim itself may be the newest one
+            reason = "the lease of the one before runs out first"
+        else:
+            reason = f"{printable(status.address)} has a lease; --force takes over"
     click.echo(f"waiting to become the writer of {printable(stream)}: {reason}", err=True)
 
 
@@ -131,8 +134,10 @@ async def _put_all(writer: Writer, entries: AsyncGenerator[bytes, None]) -> None
 
 
 @contextmanager
-def _reported(writer: Writer, *, as_json: bool) -> Iterator[None]:
+def _reported(writer: Writer, *, as_json: bool, is_typed: bool) -> Iterator[None]:
     """Tells how many entries are durable: as they become so, and at the end, however it comes.
+
+    is_typed: somebody types them, where a line of progress would be in the way.
 
     Raises:
         OSError: nobody reads it any more; the block was cancelled for that.
@@ -154,7 +159,7 @@ def _reported(writer: Writer, *, as_json: bool) -> Iterator[None]:
                 task.cancel()
 
     try:
-        with progress("durable", shown=not as_json) as show:
+        with progress("durable", shown=not as_json and not is_typed) as show:
 
             def show_committed(_committed: Position) -> None:
                 show(count(), writer.tail.entry_id - first_id)
