@@ -1013,7 +1013,11 @@ def encode(message: Message) -> bytes:
     """
     try:
         return _CODECS[type(message)].encode(message)
-    except (struct.error, UnicodeEncodeError) as error:
+    except UnicodeEncodeError as error:
+        raise LocalProtocolError(
+            f"{error.object!r} is no text: UTF-8 has no such characters"
+        ) from error
+    except struct.error as error:
         raise LocalProtocolError(f"{type(message).__name__}: {error}") from error
 
 

@@ -59,11 +59,11 @@ def fail(nodes: DevNodes, *arguments: str, data: bytes = b"") -> tuple[int, str]
         (["node", "drain", "n9"], 1, "no node n9; the nodes are n1, n2, n3"),
         (["node", "replace", "n9", "--with", "n1"], 1, "no node n9; the nodes are n1, n2, n3"),
         (["node", "replace", "n1", "--with", "n9"], 1, "no node n9; the nodes are n1, n2, n3"),
-        (["read", "/\udcff"], 1, "utf-8"),
+        (["read", "/\udcff"], 1, "'/\\udcff' is no text"),
         (["put", "/cluster", "/no/such/file"], 2, "/no/such/file"),
         (["put", "/cluster", "/"], 2, "directory"),
         (["put", "/cluster", "--lease-ms", "1"], 2, "--lease-ms"),
-        (["put", "/cluster"], 1, "only nodes may ask that"),
+        (["put", "/cluster"], 1, "they alone write /cluster"),
         (["stream", "create", "no-slash"], 1, "begins with '/'"),
         (
             ["stream", "create", "/x", "--replicas", "5"],
@@ -109,6 +109,7 @@ def test_a_stream_that_exists_with_other_settings(nodes: DevNodes, stream: str) 
     status, text = fail(nodes, "stream", "create", stream, "--compression", "zstd")
     assert status == 1
     assert f"{stream} exists already, on n1, n2, n3, compression none" in text
+    assert "`walle stream set`" in text
 
 
 def test_an_address_that_is_too_long(nodes: DevNodes, stream: str) -> None:

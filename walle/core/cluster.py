@@ -539,7 +539,8 @@ class ClusterState:
         if existing is not None and not _fits(existing, request):
             held_by = ", ".join(existing.topology.members)
             text = f"stream {request.name} exists already, on {held_by}, {_describe(existing)}"
-            return Refusal(Code.STREAM_EXISTS, text)
+            remedy = "`walle stream set` and `walle stream members` change it"
+            return Refusal(Code.STREAM_EXISTS, f"{text}; {remedy}")
         return request._replace(
             members=tuple(sorted(members)), settings=request.settings._replace(replicas=replicas)
         )
@@ -570,8 +571,8 @@ def _refuse_settings(settings: StreamSettings) -> Refusal | None:
         return Refusal(Code.BAD_REQUEST, text)
     shortest, longest = settings.lease_bounds_ms
     if not LEASE_MS_MIN <= shortest <= longest <= LEASE_MS_MAX:
-        text = f"leases from {shortest} to {longest} ms; they lie"
-        return Refusal(Code.BAD_REQUEST, f"{text} between {LEASE_MS_MIN} and {LEASE_MS_MAX} ms")
+        text = f"leases from {shortest} to {longest} ms; they lie between {LEASE_MS_MIN} and"
+        return Refusal(Code.BAD_REQUEST, f"{text} {LEASE_MS_MAX} ms, the shortest first")
     return None
 
 

@@ -28,7 +28,7 @@ from walle.core.status import describe_node, page
 from walle.core.topology import DELETED, StreamTopology
 from walle.core.writers import Writers
 from walle.errors import Code
-from walle.ids import NO_IDENTITY, ORIGIN, STREAM_CLUSTER
+from walle.ids import CLUSTER_STREAM_NAME, NO_IDENTITY, ORIGIN, STREAM_CLUSTER
 from walle.messages import (
     NODE_ONLY,
     ROLE_NODE,
@@ -294,7 +294,8 @@ class Node:
             else:
                 self._fail(sender, request_id, Code.BAD_REQUEST, "an answer to no question")
         elif not self._may_ask(sender, message):
-            self._fail(sender, request_id, Code.BAD_REQUEST, "only nodes may ask that")
+            why = f": they alone write {CLUSTER_STREAM_NAME}" if kind in WRITERS_REQUESTS else ""
+            self._fail(sender, request_id, Code.BAD_REQUEST, f"only nodes may ask that{why}")
         elif kind is Put:
             self._on_put(sender, request_id, message, batch)
         else:

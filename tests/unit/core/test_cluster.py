@@ -523,7 +523,10 @@ def test_settings_are_changed_one_by_one(wanted: StreamSettings, expected: Strea
         (StreamSettings(replicas=8), "8 replicas; 7 are possible"),
         (StreamSettings(lease_min_ms=99), "leases from 99 to 60000 ms; they lie between 100 and"),
         (StreamSettings(lease_max_ms=60_001), "leases from 100 to 60001 ms; they lie between"),
-        (StreamSettings(lease_min_ms=500, lease_max_ms=400), "leases from 500 to 400 ms"),
+        (
+            StreamSettings(lease_min_ms=500, lease_max_ms=400),
+            "leases from 500 to 400 ms; they lie between 100 and 60000 ms, the shortest first",
+        ),
     ],
 )
 def test_settings_that_no_stream_can_have_are_refused(settings: StreamSettings, text: str) -> None:

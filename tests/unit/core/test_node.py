@@ -99,11 +99,15 @@ def test_every_question_of_nodes_is_tried() -> None:
     assert {type(each) for each in NODES_QUESTIONS} == NODE_ONLY
 
 
-@pytest.mark.parametrize(
-    "message", [*NODES_QUESTIONS, *CHANGES_OF_CLUSTER], ids=lambda each: type(each).__name__
-)
+@pytest.mark.parametrize("message", NODES_QUESTIONS, ids=lambda each: type(each).__name__)
 def test_client_may_not_ask_what_nodes_ask_of_each_other(served: Served, message: Message) -> None:
     assert refusal(served.call("n1", message)) == (Code.BAD_REQUEST, "only nodes may ask that")
+
+
+@pytest.mark.parametrize("message", CHANGES_OF_CLUSTER, ids=lambda each: type(each).__name__)
+def test_client_may_not_write_what_nodes_write(served: Served, message: Message) -> None:
+    text = "only nodes may ask that: they alone write /cluster"
+    assert refusal(served.call("n1", message)) == (Code.BAD_REQUEST, text)
 
 
 @pytest.mark.parametrize("message", [FormReply(0, ANYONE), Welcome(1, ANYONE, "n", ANYONE)])
