@@ -341,10 +341,10 @@ def test_other_errors(nodes: DevNodes, stream: str, file: str, tmp_path: Path) -
         (["restore", str(text)], 65, f"{text} at byte 0: expected the header"),
         (["restore", f"{file}-2"], 2, "does not exist"),
         (["restore", file, "no-slash"], 1, "begins with '/'"),
-        (["restore", file, "/cluster"], 1, "only nodes may ask that"),
+        (["restore", file, "/cluster"], 1, "they alone write /cluster"),
         (["restore", file, "/x", "--to", "2"], 1, "holds entries 1 to 1 of"),
         (["restore", file, "/x", "--to", "0"], 2, "--to"),
-        (["restore", file, "/x", "--until", "noon"], 2, "'noon' is no time such as"),
+        (["restore", file, "/x", "--until", "noon"], 2, "'noon' is no time, such as"),
         (["restore", file, "/x", "--until", "2000-01-01"], 1, "is of a later time"),
         (["restore", file, "/x", "--to", "1", "--until", "2000-01-01"], 2, "exclude each other"),
     ):

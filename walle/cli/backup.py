@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import os
 import socket
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import click
 
-from walle.cli.common import connect_option, parse_time, printable, progress, run_client
+from walle.cli.common import EPOCH, connect_option, printable, progress, run_client
+from walle.cli.quantities import entry_id, time
 from walle.client.backup import back_up, describe, make_stream, put_backup, survey
 from walle.client.backup_file import open_backup
 from walle.client.client import LEASE_MS_DEFAULT
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from walle.client.client import Client
     from walle.ids import IdRange
 
@@ -48,17 +52,15 @@ def backup(stream: str, file: str, connect: str) -> None:
 @click.command()
 @click.argument("file", type=click.Path(dir_okay=False, exists=True), metavar="FILE")
 @click.argument("stream", required=False, metavar="[STREAM]")
-@click.option("--to", type=click.IntRange(1), help="The last entry to be restored.")
+@click.option("--to", type=entry_id, help="The last entry to be restored.")
 @click.option(
     "--until",
-    "until_us",
-    type=parse_time,
-    metavar="TIME",
+    type=time,
     help="Restore nothing from the first entry on that is of a later time.",
 )
 @connect_option
 def restore(
-    file: str, stream: str | None, to: int | None, until_us: int | None, connect: str
+    file: str, stream: str | None, to: int | None, until: datetime | None, connect: str
 ) -> None:
     """Put the entries of a backup to a new STREAM, or check FILE if none is named.
 
@@ -66,7 +68,7 @@ def restore(
     was interrupted is gone on with by repeating it, and so is one of an older state of FILE.
 
     TIME is as `walle read` prints it, such as 2026-02-28T12:00:00+00:00; without an offset it is
-    in UTC.
+    in UTC. Or it is how long ago that was: 7d, 12h, 30m, 10s.
 
     \b
         walle restore orders.backup                        # what is in it, and is all well?
@@ -74,8 +76,9 @@ def restore(
         walle restore orders.backup /restored --to 41000
         walle restore orders.backup /restored --until 2026-02-28T12:00
     """
-    if to is not None and until_us is not None:
+    if to is not None and until is not None:
         raise click.UsageError("--to and --until exclude each other")
+    until_us = None if until is None else (until - EPOCH) // timedelta(microseconds=1)
     who = f"walle-restore@{socket.gethostname()}:{os.getpid()}"
     with open_backup(file) as opened:
         with progress("checked") as show:

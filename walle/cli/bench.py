@@ -60,7 +60,9 @@ TRACE_OPTIONS = frozenset(
     show_default=True,
     help="Into how many streams, each with a writer of its own.",
 )
-@click.option("--size", default="1KiB", show_default=True, help="The mean size of an entry.")
+@click.option(
+    "--size", default="1KiB", metavar="SIZE", show_default=True, help="The mean size of an entry."
+)
 @click.option(
     "--distribution",
     type=click.Choice(DISTRIBUTIONS),

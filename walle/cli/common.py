@@ -155,19 +155,8 @@ def confirm(question: str, otherwise: str = "nothing was done") -> None:
     raise click.exceptions.Exit(1)
 
 
-def parse_time(value: str) -> int:
-    """A moment by ISO 8601, as an option's type: microseconds since 1970; UTC without an offset."""
-    try:
-        moment = datetime.fromisoformat(value)
-    except ValueError:
-        text = f"{value!r} is no time such as 2026-02-28T12:00:00+00:00"
-        raise click.BadParameter(text) from None
-    moment = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
-    return (moment - EPOCH) // timedelta(microseconds=1)
-
-
 def format_time(time_us: int, timespec: str = "microseconds") -> str:
-    """What `parse_time` takes; the number, where a writer's clock was beyond all calendars."""
+    """In UTC, by ISO 8601; the number, where a writer's clock was beyond all calendars."""
     try:
         return (EPOCH + timedelta(microseconds=time_us)).isoformat(timespec=timespec)
     except OverflowError:

@@ -22,6 +22,7 @@ from walle.cli.common import (
     run_client,
     to_json,
 )
+from walle.cli.quantities import entry_id
 from walle.client.client import LEASE_MS_DEFAULT
 from walle.errors import LocalProtocolError, WalleError
 from walle.limits import ENTRY_DATA_BYTES_MAX, LEASE_MS_MAX, LEASE_MS_MIN
@@ -235,10 +236,12 @@ def _checked(data: bytes, what: str) -> bytes:
 
 @click.command()
 @click.argument("stream", metavar="STREAM")
-@click.option("--start", type=click.IntRange(1), help="The first entry. Default: the stream's.")
-@click.option("--end", type=click.IntRange(1), help="The first entry that is not wanted.")
+@click.option("--start", type=entry_id, help="The first entry. Default: the stream's.")
+@click.option("--end", type=entry_id, help="The first entry that is not wanted.")
 @click.option("--follow", is_flag=True, help="Go on with new entries as they come.")
-@click.option("--node", help="Read this member only, and only what it holds itself.")
+@click.option(
+    "--node", metavar="NODE", help="Read this member only, and only what it holds itself."
+)
 @click.option("--raw", is_flag=True, help="Print each entry's data and a newline, nothing else.")
 @json_option
 @connect_option

@@ -1,4 +1,4 @@
-"""Sizes, durations and times, as people type and read them; the types of options.
+"""Entry ids, sizes, durations and times, as people type and read them; the types of options.
 
 They raise click.BadParameter, which names the option.
 """
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from walle.limits import KIB, LEASE_MS_MAX, LEASE_MS_MIN, MIB
+from walle.limits import ENTRY_ID_MAX, KIB, LEASE_MS_MAX, LEASE_MS_MIN, MIB
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,6 +30,13 @@ BYTES = {
 MS = {"d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1_000, "ms": 1}
 
 _QUANTITY = re.compile(r"(\d+(?:\.\d+)?) ?([A-Za-z]*)")
+
+
+def entry_id(text: str) -> int:
+    """An entry's id."""
+    if not text.isdecimal() or not 1 <= int(text) <= ENTRY_ID_MAX:
+        raise click.BadParameter(f"{text!r} is no entry id: they begin at 1")
+    return int(text)
 
 
 def show(value: int, units: Mapping[str, int]) -> str:

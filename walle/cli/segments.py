@@ -22,6 +22,7 @@ from walle.cli.common import (
     progress,
 )
 from walle.cli.entries import entry_format
+from walle.cli.quantities import entry_id
 from walle.compression import Decompressor
 from walle.errors import CorruptionError
 from walle.ids import NO_WRITER, IdRange
@@ -66,7 +67,7 @@ def segments() -> None:
 
 @segments.command()
 @click.argument("directory", metavar="DIR", type=DIRECTORY)
-@click.option("--stream", help="Only this one.")
+@click.option("--stream", metavar="STREAM", help="Only this one.")
 @json_option
 def inspect(directory: Path, stream: str | None, *, as_json: bool) -> None:
     """Show what DIR holds: streams, promises, runs and gaps, writers, times, sizes.
@@ -232,8 +233,8 @@ def _print_damage(damage: Damage, *, as_json: bool) -> None:
 @segments.command()
 @click.argument("directory", metavar="DIR", type=DIRECTORY)
 @click.argument("stream", metavar="STREAM")
-@click.option("--start", type=click.IntRange(1), help="The first entry. Default: the stream's.")
-@click.option("--end", type=click.IntRange(1), help="The first entry that is not wanted.")
+@click.option("--start", type=entry_id, help="The first entry. Default: the stream's.")
+@click.option("--end", type=entry_id, help="The first entry that is not wanted.")
 @click.option("--raw", is_flag=True, help="Print each entry's data and a newline, nothing else.")
 @json_option
 @click.option(

@@ -17,7 +17,7 @@ from walle.cli.common import (
     run_client,
 )
 from walle.cli.members import members
-from walle.cli.quantities import duration, lease, size, time
+from walle.cli.quantities import duration, entry_id, lease, size, time
 from walle.cli.status import collect_status, describe_settings, print_stream
 from walle.limits import MEMBERS_COUNT_MAX
 from walle.messages import COMPRESSIONS
@@ -209,7 +209,7 @@ def set_command(name: str, connect: str, **settings: Any) -> None:
 
 @stream.command()
 @click.argument("name", metavar="STREAM")
-@click.option("--to", type=click.IntRange(1), metavar="ID", help="The first entry that stays.")
+@click.option("--to", type=entry_id, help="The first entry that stays.")
 @click.option("--before", type=time, help="Entries go that were written before this.")
 @json_option
 @connect_option
