@@ -52,6 +52,9 @@ class Bootstrap:
 
     def start(self) -> None:
         """The seed asks the others; or, when it has decided already, tells them again."""
+        if self._others and self._cluster.cluster_id == NO_IDENTITY:
+            others = ", ".join(self._others)
+            self._context.outbox.note(f"waits for {others}, to form a cluster together")
         if self._context.node_id != min(self._initial_cluster, default=""):
             return
         if self._cluster.cluster_id != NO_IDENTITY:

@@ -84,6 +84,7 @@ class Registration:
             if isinstance(reply, ClusterInfo):
                 self._on_found(address, reply.cluster_id, looking)
 
+        self._context.outbox.note(f"looks for the cluster at {', '.join(self._join)}")
         looking = self._context.calls.ask(self._join, ListNodes(), on_reply, until_ns=NEVER)
 
     def _on_found(self, address: str, cluster_id: bytes, looking: Call) -> None:
@@ -101,6 +102,7 @@ class Registration:
             call.finish()
             if isinstance(reply, ClusterInfo):
                 looking.finish()
+                self._context.outbox.note(f"joins the cluster {reply.cluster_id.hex()}")
                 self._on_joined(
                     SetCluster(
                         reply.cluster_id, reply.nodes, StreamTopology(*reply[3:]), reply.applied_id

@@ -87,6 +87,7 @@ def test_seed_waits_for_the_last_one() -> None:
     assert bench.formed == []
     bench.pass_ms(60_000)
     assert set(bench.asked(Probe)) == {"n2"}
+    assert bench.context.outbox.notes == ["waits for n2, n3, to form a cluster together"]
 
 
 def test_lone_node_forms_at_once() -> None:
@@ -96,6 +97,7 @@ def test_lone_node_forms_at_once() -> None:
     (told,) = bench.asked(Form).values()
     bench.form(told.message, "n1")
     assert bench.asked(Form) == {}
+    assert bench.context.outbox.notes == []
 
 
 def test_cluster_ids_are_all_of_the_randomness_given() -> None:

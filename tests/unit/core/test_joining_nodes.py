@@ -177,6 +177,9 @@ def test_answer_of_another_kind_tells_nothing_of_the_cluster() -> None:
         SetCluster(b"c" * 16, (record(),), StreamTopology(3, ("n1",), ("n2",), 5, 6), 9)
     ]
     assert bench.is_idle
+    looked, joined = bench.context.outbox.notes
+    assert looked == "looks for the cluster at h:1, h:2", "so that who waits for it knows why"
+    assert joined == f"joins the cluster {(b'c' * 16).hex()}"
 
 
 def test_member_that_does_not_know_the_node_yet_catches_up() -> None:
@@ -189,7 +192,7 @@ def test_member_that_does_not_know_the_node_yet_catches_up() -> None:
     served.cut_off = set()
     served.ask("n4", Describe("/unknown"))  # which n4 asks all members of `/cluster` about
     served.run_until(lambda: knows(served, "n4"))
-    assert notes == ["n3 refuses this node: n3 does not know n4 yet"]
+    assert notes[-1] == "n3 refuses this node: n3 does not know n4 yet"
 
 
 def test_node_that_is_no_member_of_the_cluster_stream_looks_when_it_lacks_something() -> None:
