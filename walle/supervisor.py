@@ -102,7 +102,6 @@ class Supervisor:
         self._config = config
         self._directory = DataDirectory(config)
         self._children: dict[int, str] = {}
-        self._stop_requested = False
 
     def run(self) -> int:
         """Returns the node's exit status: 0 after a stop in good order."""

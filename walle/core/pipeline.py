@@ -153,6 +153,7 @@ class Pipeline:
 
     @property
     def uncommitted_bytes(self) -> int:
+        """Of the records in flight."""
         return self._window_bytes - self._committed_bytes
 
     @property

@@ -298,14 +298,6 @@ class Cluster:
         self._greeted[source, target] = greeting
         return True
 
-    def deliver_held(self, wanted: Callable[[Mail], bool] = lambda _mail: True) -> int:
-        """Delivers the messages held back that are `wanted`, oldest first; returns how many."""
-        ready = [mail for mail in self.held if wanted(mail)]
-        self.held = [mail for mail in self.held if not wanted(mail)]
-        for mail in ready:
-            self.deliver(mail)
-        return len(ready)
-
     def answer(self, request_id: int) -> Message:
         """The newest answer to that request of a client."""
         found = self.answers_to(request_id)
