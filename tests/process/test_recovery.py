@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
 from typing import TYPE_CHECKING
 
 import walle
@@ -35,6 +36,12 @@ def test_stream_goes_on_with_what_is_left(tmp_path: Path) -> None:
         assert (done.returncode, done.stdout) == (1, b"")
         assert b"a majority of the members of /s answers" in done.stderr
         nodes.kill("n2", "n3")
+        with nodes.popen(
+            *("read", "/s", "--raw", "--node", "n1", "--follow"), stdout=subprocess.PIPE
+        ) as reading:
+            assert reading.stdout is not None
+            assert [reading.stdout.readline() for _ in range(2)] == [b"one\n", b"two\n"]
+            reading.terminate()
         done = nodes.run("stream", "recover-unsafe", "/s", data=b"n\n")
         assert done.returncode == 1
         assert b"of n1, n2, n3, these answer:\n  n1: committed" in done.stdout
