@@ -232,6 +232,10 @@ class Client:
         """As `walle.Client.delete_stream`."""
         self._loop.run(self._client.delete_stream(name))
 
+    def describe(self, name: str, *, refresh: bool = False) -> StreamInfo:
+        """As `walle.Client.describe`."""
+        return self._loop.run(self._client.describe(name, refresh=refresh))
+
     def list_streams(self) -> tuple[StreamInfo, ...]:
         """All streams, `/cluster` included."""
         return self._loop.run(self._client.list_streams())

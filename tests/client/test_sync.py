@@ -39,6 +39,7 @@ def test_all_of_it(nodes: DevNodes) -> None:
         entries = list(client.read("/sync", start=2, end=5))
         assert [entry.data for entry in entries] == [b"2", b"3", b"4"]
         assert client.trim_stream("/sync", to=999).first_entry_id == 999
+        assert client.describe("/sync").settings.compression == "zstd"
         info = client.set_stream("/sync", retention_max_bytes=1 << 40)
         assert info.settings.retention_max_bytes == 1 << 40
         wait_until(
