@@ -1,8 +1,6 @@
 """The command line. It parses and prints; what is done is done elsewhere.
 
-Exit statuses: 0 done; 1 refused or failed, or whoever read the output has gone; 2 wrong usage;
-3 no majority, or nobody answers; 4 the writer was lost; 65 data are damaged, or cannot be decoded;
-74 a file cannot be read or written; 78 a setting is wrong; 130 interrupted.
+`walle --help` lists the exit statuses.
 """
 
 from __future__ import annotations
@@ -58,6 +56,10 @@ def walle() -> None:
         walle read /notes
 
     Every client command takes --connect, or WALLE_CONNECT; without them it finds `walle dev`.
+
+    Exit status: 0 done; 1 refused, failed, or not all of it; 2 wrong usage; 3 no majority, or
+    nobody answers; 4 the writer was lost; 65 damaged data; 74 a file, or the output, cannot be read
+    or written; 78 a wrong setting: repeating it does not help; 130 interrupted.
     """
 
 
