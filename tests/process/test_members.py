@@ -192,6 +192,21 @@ def test_drain_moves_all_streams(nodes: DevNodes) -> None:
     assert nodes.cli("node", "drain", "n3") == b"n3 is a member of no stream\n"  # repeated
 
 
+def test_drain_leaves_the_cluster_alone_where_others_cannot_do_without_the_node(
+    tmp_path: Path,
+) -> None:
+    with DevNodes(tmp_path, 3) as nodes:
+        nodes.cli("stream", "create", STREAM)
+        drained = nodes.run("node", "drain", "n3")
+        assert drained.returncode == 1
+        assert b"/loaded was not moved: no other node can take the place of n3" in drained.stderr
+        assert b"/cluster was not moved: it keeps n3 as long as other streams do" in drained.stderr
+        assert members(nodes, "/cluster")["members"] == ["n1", "n2", "n3"]
+        nodes.cli("stream", "delete", STREAM, "--yes")
+        nodes.cli("node", "drain", "n3")
+        assert members(nodes, "/cluster")["members"] == ["n1", "n2"]
+
+
 def test_dead_node_is_replaced_in_all_streams(tmp_path: Path) -> None:
     with DevNodes(tmp_path, 5) as nodes:
         names = [f"/s{number}" for number in range(6)]

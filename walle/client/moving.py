@@ -90,7 +90,8 @@ async def move_off(
     by: str | None,
     on_moved: Callable[[StreamInfo, int, int], None],
 ) -> dict[str, str]:
-    """Moves all streams off a node; returns why some could not be moved, by name.
+    """Moves all streams off a node; returns why some could not be moved, by name. `/cluster` only
+    gets fewer members once there are no others.
 
     Args:
         by: who takes its place; None, and where that one is a member already: whom the cluster
@@ -104,8 +105,22 @@ async def move_off(
     unknown = [each for each in (node, by) if each is not None and each not in known]
     if unknown:
         raise Refused(f"no node {unknown[0]}; the nodes are {', '.join(known)}")
+
+    async def move(info: StreamInfo) -> StreamInfo:
+        return await _move(client, info, node, by)
+
     streams = [info for info in await client.list_streams() if node in _everyone(info)]
-    return await move_each(streams, lambda info: _move(client, info, node, by), on_moved)
+    # Where nobody can take its place `/cluster` is left with fewer members: for a node that is
+    # about to go, not for one that others cannot do without.
+    last = [
+        info
+        for info in streams
+        if info.name == CLUSTER_STREAM_NAME and not set(known) - _everyone(info)
+    ]
+    failures = await move_each([info for info in streams if info not in last], move, on_moved)
+    if not failures:
+        return await move_each(last, move, on_moved)
+    return failures | {info.name: f"it keeps {node} as long as other streams do" for info in last}
 
 
 async def _move(client: Client, info: StreamInfo, node: str, by: str | None) -> StreamInfo:
