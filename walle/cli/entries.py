@@ -258,7 +258,8 @@ def read(
 ) -> None:
     """Read a stream's committed entries.
 
-    Without --follow it ends behind the last entry that was acknowledged before it began.
+    Without --follow it ends behind the last entry that was acknowledged before it began, which a
+    majority must tell.
 
     \b
         walle read /notes

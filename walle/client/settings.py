@@ -32,8 +32,9 @@ class ReadOptions(TypedDict, total=False):
     start: the first wanted entry; None: the first that is not trimmed.
     end: the first entry id that is not wanted; None: all are.
     follow: goes on for ever, with each entry that is committed.
-    node: the id of the one member to be read, which then serves only what it holds itself; None:
-        whichever answers.
+    node: the id of the one member to be read, which then serves only what it holds itself; where
+        the end is, it asks a majority nevertheless, unless `follow` is set. None: whichever
+        answers.
     """
 
     start: int | None
