@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import xxhash
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.native import twins
@@ -52,7 +52,6 @@ def test_crc32c_of_published_vectors(crc: Callable[..., int], data: bytes, expec
 
 
 @BOTH
-@settings(deadline=None)
 @given(data=st.binary(max_size=400), start=st.integers(0, 0xFFFF_FFFF), skip=st.integers(0, 9))
 def test_crc32c_is_its_twin_at_any_alignment(
     crc: Callable[..., int], data: bytes, start: int, skip: int
@@ -70,7 +69,6 @@ def test_crc32c_of_every_small_size_is_the_portable_one() -> None:
 
 
 @BOTH
-@settings(deadline=None)
 @given(data=st.binary(max_size=20_000), cut=st.integers(0, 20_000))
 def test_crc32c_continues(crc: Callable[..., int], data: bytes, cut: int) -> None:
     assert crc(data[cut:], crc(data[:cut])) == crc(data)
@@ -105,7 +103,6 @@ def test_xxh64_of_published_vectors(data: bytes, seed: int, expected: int) -> No
     assert twins.xxh64(data, seed) == expected
 
 
-@settings(deadline=None)
 @given(data=st.binary(max_size=300), seed=u64, skip=st.integers(0, 9))
 @example(data=b"", seed=twins.MASK_64, skip=0)
 def test_xxh64_is_its_twin_and_the_package(data: bytes, seed: int, skip: int) -> None:

@@ -10,7 +10,7 @@ from array import array
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.native import twins
@@ -229,7 +229,6 @@ def test_scan_refuses_bounds_that_are_no_u64(wrong: int) -> None:
         records_scan(b"", None, 1, wrong)
 
 
-@settings(deadline=None)
 @given(
     run=runs,
     is_following=st.booleans(),
@@ -243,7 +242,6 @@ def test_scan_is_its_twin_on_good_runs(
     scan_both(run.data + tail, run.before if is_following else None, count_max, size_max)
 
 
-@settings(deadline=None)
 @given(run=runs, data=st.data())
 def test_scan_is_its_twin_with_a_byte_changed_anywhere(run: Run, data: st.DataObject) -> None:
     place = data.draw(st.integers(0, len(run.data) - 1), label="place")
@@ -257,7 +255,6 @@ def test_scan_is_its_twin_with_a_byte_changed_anywhere(run: Run, data: st.DataOb
     scan_both(bytes(damaged), run.before)
 
 
-@settings(deadline=None)
 @given(buffer=st.binary(max_size=200))
 def test_scan_search_and_seek_are_safe_on_any_bytes(buffer: bytes) -> None:
     scan_both(buffer)
@@ -265,7 +262,6 @@ def test_scan_search_and_seek_are_safe_on_any_bytes(buffer: bytes) -> None:
     assert -1 <= records_seek(buffer, 1) <= max(0, len(buffer) - HEADER_BYTES)
 
 
-@settings(deadline=None)
 @given(run=runs)
 def test_seek_finds_each_record_and_no_other(run: Run) -> None:
     first = run.before.entry_id + 1
@@ -276,7 +272,6 @@ def test_seek_finds_each_record_and_no_other(run: Run) -> None:
         assert twins.records_seek(run.data, entry_id) == -1
 
 
-@settings(deadline=None)
 @given(run=runs)
 def test_decoded_entries_are_those_of_the_twin(run: Run) -> None:
     _, chains = records_scan(run.data, None, MANY, FAR)
@@ -314,7 +309,6 @@ def test_seek_does_not_leave_the_buffer() -> None:
     assert records_seek(changed(run, 0, "length", 0xFF_FFFF), 2) == -1
 
 
-@settings(deadline=None)
 @given(
     parts=st.lists(runs.map(lambda run: run.data) | st.binary(max_size=100), max_size=4),
     data=st.data(),
@@ -369,7 +363,6 @@ def follow(data: bytes, place: FilePlace, *, end: int, last_id: int) -> FilePlac
         os.close(fd)
 
 
-@settings(deadline=None)
 @given(
     run=runs,
     ahead=st.sampled_from([0, 8, 12_288]),

@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from walle import frame, messages, record
@@ -116,7 +116,6 @@ each_type = pytest.mark.parametrize("cls", list(CODES), ids=lambda cls: cls.__na
 
 
 @each_type
-@settings(deadline=None)
 @given(data=st.data())
 def test_every_message_survives_the_wire(cls: type[Any], data: st.DataObject) -> None:
     message = data.draw(messages_of(cls))
@@ -131,7 +130,6 @@ def test_every_message_survives_the_wire(cls: type[Any], data: st.DataObject) ->
     assert type(received[1]) is cls
 
 
-@settings(deadline=None)
 @given(st.lists(any_frames(), max_size=4), CUTS)
 def test_frames_come_out_one_by_one_wherever_they_are_cut(
     frames: list[bytes], cuts: list[int]
@@ -146,7 +144,6 @@ def test_frames_come_out_one_by_one_wherever_they_are_cut(
     assert again == frames
 
 
-@settings(deadline=None)
 @given(any_frames(), any_records())
 def test_a_head_can_be_given_other_records(one: bytes, records: bytes) -> None:
     head_size = frame.Header._make(frame.HEADER.unpack_from(one)).head_size
@@ -158,7 +155,6 @@ def test_a_head_can_be_given_other_records(one: bytes, records: bytes) -> None:
     assert header.size == head_size + len(records)
 
 
-@settings(deadline=None)
 @given(any_frames(), REQUEST_IDS)
 def test_a_head_can_be_that_of_another_answer(one: bytes, request_id: int) -> None:
     head = one[: frame.Header._make(frame.HEADER.unpack_from(one)).head_size]
@@ -172,7 +168,6 @@ def test_a_head_can_be_that_of_another_answer(one: bytes, request_id: int) -> No
 
 
 @each_type
-@settings(deadline=None)
 @given(data=st.data())
 def test_a_value_that_does_not_fit_its_field_is_not_sent(
     cls: type[Any], data: st.DataObject
@@ -201,14 +196,12 @@ def _layout_of(hint: Any) -> str:
 # --- the bad --------------------------------------------------------------------------------------
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=300), CUTS, st.booleans())
 def test_any_bytes_are_refused_or_understood(data: bytes, cuts: list[int], is_node: bool) -> None:
     refuses_or_receives(data, cuts, is_node=is_node)
     refuses_or_receives((HELLO if is_node else WELCOME) + data, cuts, is_node=is_node)
 
 
-@settings(deadline=None)
 @given(st.sampled_from(sorted(TYPES)), st.binary(max_size=200), st.integers(0, 2**16 - 1))
 def test_any_bytes_are_a_message_or_an_error(number: int, data: bytes, other: int) -> None:
     for each in (number, other):
@@ -219,7 +212,6 @@ def test_any_bytes_are_a_message_or_an_error(number: int, data: bytes, other: in
         assert type(message) is TYPES[each]
 
 
-@settings(deadline=None)
 @given(any_frames(), st.data())
 def test_a_changed_frame_is_refused(good: bytes, data: st.DataObject) -> None:
     """Any one bit: the CRC of the head or those of the records find it."""
@@ -234,7 +226,6 @@ def test_a_changed_frame_is_refused(good: bytes, data: st.DataObject) -> None:
     assert len(received) == 1  # its size has grown: the frame is not complete yet
 
 
-@settings(deadline=None)
 @given(any_frames(), st.lists(st.tuples(st.integers(0, 300), st.binary(max_size=9)), max_size=4))
 def test_a_mutated_frame_with_a_good_crc_is_refused_or_understood(
     good: bytes, patches: list[tuple[int, bytes]]
@@ -251,7 +242,6 @@ def test_a_mutated_frame_with_a_good_crc_is_refused_or_understood(
     refuses_or_receives(WELCOME + bytes(changed), [100], is_node=False)
 
 
-@settings(deadline=None)
 @given(any_records(), st.lists(st.tuples(st.integers(0, 200), st.binary(max_size=5)), max_size=3))
 def test_mutated_records_are_refused_or_good(good: bytes, patches: list[tuple[int, bytes]]) -> None:
     """The C core's check and the decoder in Python agree on which."""

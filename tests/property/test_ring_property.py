@@ -66,5 +66,5 @@ class RingMachine(RuleBasedStateMachine):
         assert self.views == [message for message, _ in self.twin.consumed]
 
 
-RingMachine.TestCase.settings = settings(deadline=None, max_examples=200)
+RingMachine.TestCase.settings = settings(max_examples=200)
 TestRing = RingMachine.TestCase

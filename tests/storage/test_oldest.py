@@ -103,7 +103,7 @@ def test_every_time_and_every_size_is_found_exactly(at_once: int, *, is_reopened
     before_us=st.integers(0, 500),
     bytes_max=st.integers(0, 60_000),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_sizes_of_any_kind(sizes: list[int], before_us: int, bytes_max: int) -> None:
     bench = Bench()
     for number, size in enumerate(sizes):

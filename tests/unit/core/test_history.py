@@ -291,7 +291,7 @@ class HistoryMachine(RuleBasedStateMachine):
 
 
 TestHistory = HistoryMachine.TestCase
-TestHistory.settings = settings(max_examples=120, stateful_step_count=25, deadline=None)
+TestHistory.settings = settings(max_examples=120, stateful_step_count=25)
 
 
 def committed_to(last_id: int, tail_id: int) -> History:

@@ -80,7 +80,7 @@ class OwedLeasesMachine(RuleBasedStateMachine):
 
 
 TestOwedLeases = OwedLeasesMachine.TestCase
-TestOwedLeases.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+TestOwedLeases.settings = settings(max_examples=60, stateful_step_count=25)
 
 
 def test_lease_that_has_run_out_is_not_carried_on() -> None:

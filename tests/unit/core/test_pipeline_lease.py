@@ -106,7 +106,7 @@ class LeaseMachine(RuleBasedStateMachine):
 
 
 TestLease = LeaseMachine.TestCase
-TestLease.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestLease.settings = settings(max_examples=60, stateful_step_count=30)
 
 
 def test_sendings_are_remembered_for_a_lease_and_no_longer() -> None:

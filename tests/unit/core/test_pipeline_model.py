@@ -94,4 +94,4 @@ class PipelineMachine(RuleBasedStateMachine):
 
 
 TestPipeline = PipelineMachine.TestCase
-TestPipeline.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestPipeline.settings = settings(max_examples=60, stateful_step_count=30)

@@ -118,7 +118,7 @@ class ArenaMachine(RuleBasedStateMachine):
 
 
 TestArena = ArenaMachine.TestCase
-TestArena.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+TestArena.settings = settings(max_examples=100, stateful_step_count=40)
 
 
 def arena_of(chunks: int) -> Arena:
