@@ -30,7 +30,7 @@ def test_many_entries_are_put_at_once(nodes: DevNodes, stream: str) -> None:
         ]
         expected: list[bytes | bytearray | memoryview] = []
         async with walle.connect(nodes.connect) as client:
-            async with client.claim(stream, address="me", lease_ms=2_000) as writer:
+            async with client.claim(stream, address="me") as writer:
                 for group in groups:
                     before = await writer.put(b"before")
                     put = writer.put_many(each for each in group)

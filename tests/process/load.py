@@ -3,32 +3,75 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import threading
 import time
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
 import walle
 from tests.clusters import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
 
     from tests.clusters import DevNodes
 
 STREAM = "/loaded"
-LEASE_MS = 1_000
+LEASE_MS = 4_000
+"""Longer than a machine stands still: whoever is silent for longer may lose the stream."""
+PAUSE_S_MAX = 1.0
+"""Between two acknowledgements, whatever is done to a minority of the members."""
+
+LOOK_S = 0.02
+STEPS = 4
+"""From process to process and to the disk. Each of a put's steps may wait for the machine."""
 
 L = TypeVar("L", bound="Load")
+
+
+class Machine:
+    """What keeps everybody waiting, whatever nodes do: a thread sleeps and syncs a file, again and
+    again.
+
+    stall_s: by how much that took longer than the sleep, at most.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.stall_s = 0.0
+        self._path = path
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._look)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        with self._path.open("wb") as file:
+            while not self._ended.is_set():
+                begun_s = time.monotonic()
+                time.sleep(LOOK_S)
+                os.pwrite(file.fileno(), b"x", 0)
+                os.fdatasync(file.fileno())
+                self.stall_s = max(self.stall_s, time.monotonic() - begun_s - LOOK_S)
 
 
 class Load:
     """A writer that puts numbered entries all the while, and what came of them.
 
     latencies_s: how long each put took that is acknowledged.
+    longest_pause_s: between two acknowledgements, whoever is to blame.
     """
 
-    def __init__(self, writer: walle.Writer) -> None:
+    def __init__(self, writer: walle.Writer, machine: Machine) -> None:
         self.writer = writer
+        self._machine = machine
         self.acknowledged: dict[int, bytes] = {}
         self.latencies_s: list[float] = []
         self.longest_pause_s = 0.0
@@ -49,6 +92,11 @@ class Load:
             count += 1
             await asyncio.sleep(0.001)
 
+    @property
+    def pause_s(self) -> float:
+        """The longest pause, but for what the machine can be blamed for."""
+        return self.longest_pause_s - STEPS * self._machine.stall_s
+
     def wait_for_more(self, count: int = 100) -> None:
         """Waits, in another thread, until so many more are acknowledged."""
         wanted = len(self.acknowledged) + count
@@ -58,20 +106,21 @@ class Load:
 @asynccontextmanager
 async def loaded(nodes: DevNodes, kind: type[L]) -> AsyncIterator[L]:
     """A load on the stream for the length of the block; checks that no put failed."""
-    async with (
-        walle.connect(nodes.addresses) as client,
-        client.claim(STREAM, address="load", lease_ms=LEASE_MS) as writer,
-    ):
-        load = kind(writer)
-        task = asyncio.create_task(load.run())
-        await asyncio.sleep(0.2)
-        try:
-            yield load
+    with Machine(nodes.directory / "machine") as machine:
+        async with (
+            walle.connect(nodes.addresses) as client,
+            client.claim(STREAM, address="load", lease_ms=LEASE_MS) as writer,
+        ):
+            load = kind(writer, machine)
+            task = asyncio.create_task(load.run())
             await asyncio.sleep(0.2)
-            if task.done():
-                task.result()
-        finally:
-            task.cancel()
+            try:
+                yield load
+                await asyncio.sleep(0.2)
+                if task.done():
+                    task.result()
+            finally:
+                task.cancel()
 
 
 def run_under_load(nodes: DevNodes, disturb: Callable[[L], None], kind: type[L]) -> L:

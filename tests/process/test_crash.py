@@ -75,7 +75,10 @@ async def put_until_killed(
             continue
         size = moments.choice((10, 100, 1_000, 5_000))
         data = b"%d:%d:" % (number, count) + moments.randbytes(size)
-        put = writer.put(data)
+        try:
+            put = writer.put(data)
+        except walle.WriterLost:  # the machine has stood still for longer than the lease
+            break
         journal.put.append((writer.tail.entry_id, data))
         put.add_done_callback(lambda put, data=data: on_done(put, data))  # type: ignore[misc]
         in_flight += 1

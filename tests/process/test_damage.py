@@ -58,7 +58,7 @@ def put_many(nodes: DevNodes, count: int) -> list[bytes]:
     async def put() -> None:
         async with (
             walle.connect(nodes.addresses) as client,
-            client.claim(STREAM, address="writer", lease_ms=1_000) as writer,
+            client.claim(STREAM, address="writer") as writer,
         ):
             for start in range(0, count, 100):
                 for put in [writer.put(each) for each in data[start : start + 100]]:

@@ -10,14 +10,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.clusters import ROLES, DevNodes, is_alive, wait_until
-from tests.process.load import LEASE_MS, STREAM, Load, check_history, run_under_load
+from tests.process.load import LEASE_MS, PAUSE_S_MAX, STREAM, Load, check_history, run_under_load
 from walle.client.session import UNSENT_BYTES_MAX
 from walle.limits import BATCH_BYTES_MAX, MEMBER_BACKLOG_BYTES_MAX
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-PAUSE_S_MAX = 1.0
 
 pytestmark = pytest.mark.slow
 
@@ -39,7 +37,7 @@ def test_a_killed_child_takes_its_node_down_and_the_node_comes_back(
             wait_until(lambda: nodes.node_status("n2")["up"], "n2 answers")
 
         load = run_under_load(nodes, kill, Load)
-        assert load.longest_pause_s < PAUSE_S_MAX
+        assert load.pause_s < PAUSE_S_MAX
         assert nodes.tree("n2")[0] == before[0], "the supervisor itself went on"
         assert not [pid for pid in before[1:] if is_alive(pid)]
         check_history(nodes, load)
@@ -52,7 +50,7 @@ def test_when_a_supervisor_is_killed_its_children_end_and_the_lock_is_free(tmp_p
 
         def kill(_load: Load) -> None:
             nodes.signal(pids[:1], signal.SIGKILL)
-            wait_until(lambda: not any(map(is_alive, pids[1:])), "its children are gone", 1.0)
+            wait_until(lambda: not any(map(is_alive, pids[1:])), "its children are gone")
             with (nodes.directory / "n2" / "lock").open() as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             status = nodes.status()
@@ -60,7 +58,7 @@ def test_when_a_supervisor_is_killed_its_children_end_and_the_lock_is_free(tmp_p
             nodes.start("n2")
 
         load = run_under_load(nodes, kill, Load)
-        assert load.longest_pause_s < PAUSE_S_MAX
+        assert load.pause_s < PAUSE_S_MAX
         check_history(nodes, load)
 
 
@@ -75,7 +73,7 @@ def test_a_node_that_is_frozen_for_two_leases_does_not_stop_the_writer(tmp_path:
             nodes.signal(pids, signal.SIGCONT)
 
         load = run_under_load(nodes, freeze, Load)
-        assert load.longest_pause_s < PAUSE_S_MAX
+        assert load.pause_s < PAUSE_S_MAX
         assert nodes.tree("n2") == pids, "it went on as it was"
         check_history(nodes, load)
 
@@ -123,7 +121,7 @@ def test_a_frozen_node_costs_a_busy_writer_no_time_and_little_memory(tmp_path: P
             nodes.signal(pids, signal.SIGCONT)
 
         load = run_under_load(nodes, freeze, HeavyLoad)
-        assert load.longest_pause_s < PAUSE_S_MAX
+        assert load.pause_s < PAUSE_S_MAX
         assert load.kept_bytes < MEMBER_BACKLOG_BYTES_MAX + UNSENT_BYTES_MAX + 4 * BATCH_BYTES_MAX
         check_history(nodes, load)
 
@@ -139,7 +137,7 @@ def test_each_node_killed_in_turn_comes_back_whole(tmp_path: Path) -> None:
                 nodes.start(name)
 
         load = run_under_load(nodes, kill_each, Load)
-        assert load.longest_pause_s < PAUSE_S_MAX
+        assert load.pause_s < PAUSE_S_MAX
         check_history(nodes, load)
 
 

@@ -84,7 +84,7 @@ async def load(nodes: DevNodes, stop: asyncio.Event) -> list[bytes]:
     done: list[bytes] = []
     async with (
         walle.connect(nodes.addresses) as client,
-        client.claim(STREAM, address="load", lease_ms=1_000) as writer,
+        client.claim(STREAM, address="load", lease_ms=4_000) as writer,
     ):
         while not stop.is_set():
             data = [b"%d" % number for number in range(len(done), len(done) + 10)]

@@ -36,7 +36,7 @@ async def fill(nodes: DevNodes) -> None:
 
         async def make(name: str) -> None:
             await client.create_stream(name)
-            async with client.claim(name, address="test", lease_ms=500) as writer:
+            async with client.claim(name, address="test") as writer:
                 await asyncio.gather(*(writer.put(data) for data in ENTRIES))
 
         await asyncio.gather(*map(make, names()))
