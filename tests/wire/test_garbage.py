@@ -15,8 +15,8 @@ import pytest
 from tests.clusters import wait_until
 from tests.golden import invalid
 from tests.golden.test_golden_frames import EXAMPLES, HELLO
+from tests.wire.peer import ANSWER_S, Peer, make_batch, peers
 from tests.wire.peer import HELLO as HELLO_MESSAGE
-from tests.wire.peer import Peer, make_batch, peers
 from walle import frame
 from walle.errors import Code
 from walle.ids import NO_WRITER, ORIGIN, WriterId
@@ -53,10 +53,9 @@ if TYPE_CHECKING:
     from tests.wire.watch import Watch
 
 SEED = 7_411
-AT_ONCE_S = 2.0
-"""Within which a node refuses what it can refuse at once."""
-SWEEP_S = 1.5
-"""How much later than its bound a node may notice that something took too long."""
+SWEEP_S = 10.0
+"""How much later than its bound a node, or the machine, may notice that something took too long."""
+TOO_LONG = "took too long to arrive"
 NOBODY = bytes(16)
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("watch")]
@@ -68,7 +67,7 @@ def address(nodes: DevNodes) -> str:
     return nodes.addresses[0]
 
 
-def assert_refused(peer: Peer, code: Code, says: str, within_s: float = AT_ONCE_S) -> None:
+def assert_refused(peer: Peer, code: Code, says: str, within_s: float = ANSWER_S) -> None:
     """The node says so, with request id 0 or that of the Hello, and closes."""
     failure = peer.last_words(within_s)
     assert failure is not None, "closed without a word"
@@ -91,7 +90,7 @@ def test_random_bytes_are_refused(address: str) -> None:
         for size in (24, 25, 100, 5_000, 300_000):
             with Peer(address, is_greeting=is_greeting) as peer:
                 peer.send_bytes(draw.randbytes(size))
-                failure = peer.last_words(AT_ONCE_S)
+                failure = peer.last_words(ANSWER_S)
                 # It may be lost with what the node does not read any more.
                 assert failure is None or "not a frame of the WALLE protocol" in failure.text
 
@@ -121,9 +120,10 @@ def test_an_http_client_is_refused(address: str) -> None:
 def test_what_the_golden_files_call_invalid_is_refused(address: str, case: invalid.Case) -> None:
     with Peer(address, is_greeting=case.is_open) as peer:
         peer.send_bytes(case.data[: case.refused_after])
-        failure = peer.last_words(AT_ONCE_S)
+        failure = peer.last_words(ANSWER_S)
     assert failure is not None, "closed without a word"
     assert failure.code == Code.BAD_REQUEST
+    assert TOO_LONG not in failure.text, "it need not be waited for"
 
 
 @pytest.mark.parametrize(
@@ -156,13 +156,13 @@ def test_what_the_golden_files_call_invalid_is_refused(address: str, case: inval
 def test_a_wrong_hello_is_refused(address: str, hello: Hello, code: Code, says: str) -> None:
     with Peer(address, is_greeting=False) as peer:
         request_id = peer.send(hello)
-        answer = peer.receive(AT_ONCE_S)
+        answer = peer.receive()
         assert answer is not None
         assert answer.request_id == request_id
         assert isinstance(answer.message, Failure)
         assert answer.message.code == code
         assert says in answer.message.text
-        assert peer.receive(AT_ONCE_S) is None
+        assert peer.receive() is None
 
 
 # --- refused, and the session goes on -------------------------------------------------------------
@@ -234,7 +234,7 @@ def test_silence_and_half_frames_end_within_their_bounds(address: str) -> None:
         for peer in strangers + guests:
             bound_ms = FRAME_MS_MAX if peer in guests else HANDSHAKE_MS_MAX
             within_s = bound_ms / 1000 + SWEEP_S
-            assert_refused(peer, Code.BAD_REQUEST, "took too long to arrive", within_s)
+            assert_refused(peer, Code.BAD_REQUEST, TOO_LONG, within_s)
 
 
 def test_a_trickle_does_not_extend_the_bound(address: str) -> None:
@@ -298,7 +298,7 @@ def test_a_client_that_never_reads_its_answers_is_cut_off(address: str, watch: W
             assert isinstance(other.ask(read), ReadReply), "others are served meanwhile"
         watch.look()
         wait_until(lambda: not is_served(mine), "the node has ended the session")
-        peer.last_words(AT_ONCE_S)  # what it was sent before that can still be read
+        peer.last_words(ANSWER_S)  # what it was sent before that can still be read
 
 
 def is_served(client: tuple[str, int]) -> bool:
@@ -343,7 +343,7 @@ def test_connections_beyond_the_bound_are_told_so(address: str, watch: Watch) ->
         for count in range(1, SESSIONS_COUNT_MAX + 20):
             peer = stack.enter_context(Peer(address, is_greeting=False))
             peer.send(HELLO_MESSAGE)
-            answer = peer.receive(AT_ONCE_S)
+            answer = peer.receive()
             if answer is not None and isinstance(answer.message, Welcome):
                 assert count < SESSIONS_COUNT_MAX
                 continue

@@ -36,6 +36,7 @@ from walle.messages import (
     StreamInfo,
     StreamList,
     WriterStatus,
+    WriterStatusReply,
 )
 from walle.record import encode
 
@@ -46,8 +47,8 @@ if TYPE_CHECKING:
     from walle.messages import Message
 
 FOR_EVER_MS = 2**32 - 1
-AT_ONCE_S = 2.0
-SWEEP_S = 1.5
+SWEEP_S = 10.0
+"""How much later than its bound a node, or the machine, may notice that something took too long."""
 READ_STALL_FACTOR_MAX = 50
 """By how much a put may take longer beside a greedy reader. Behind all of its reads it would take
 thousands of times as long."""
@@ -121,7 +122,7 @@ def test_records_of_another_writer_are_refused(
         other = WriterId(1, 1)
         writers = (claimed.writer, other) if is_mixed else (other,)
         put = Put(claimed.stream_id, claimed.version, claimed.writer, 2, claimed.tail, relay)
-        reply = peer.ask(put, _forged(claimed.tail, *writers), AT_ONCE_S)
+        reply = peer.ask(put, _forged(claimed.tail, *writers))
         assert isinstance(reply, PutReply)
         assert reply.code == Code.BAD_REQUEST
 
@@ -135,7 +136,7 @@ def test_puts_of_invented_writers_do_not_stop_the_node(own_watch: Watch) -> None
             for index in range(30_000)
         ]
         peer.send_bytes(b"".join(frame.encode_head(put, 1) for put in puts))
-        other.ask(Status(0), timeout_s=AT_ONCE_S)
+        other.ask(Status(0))
     own_watch.finish()
 
 
@@ -150,7 +151,7 @@ def test_reads_that_wait_end_with_their_session(own_watch: Watch) -> None:
                 waiting.send(Read(info.stream_id, 1_000, 1, FOR_EVER_MS, 0, 0))
             waiting.ask(Status(0))  # the node has come to all of them
         read = Read(info.stream_id, 1, 1, 0, 0, 0)
-        wait_until(lambda: isinstance(peer.ask(read), ReadReply), "reads are served", AT_ONCE_S)
+        wait_until(lambda: isinstance(peer.ask(read), ReadReply), "reads are served")
     own_watch.finish()
 
 
@@ -172,9 +173,9 @@ def test_watches_end_with_their_session(own_watch: Watch) -> None:
                 b"".join(frame.encode_head(watch, index + 1_000) for index in range(50_000))
             )
             waiting.ask(Status(0))
-        started_s = time.monotonic()
+        watch = watch._replace(wait_ms=0)  # it is told at once, once there is a place for it
+        wait_until(lambda: isinstance(peer.ask(watch), WriterStatusReply), "others may watch")
         peer.claim(info)
-        assert time.monotonic() - started_s < AT_ONCE_S
     own_watch.finish()
 
 
@@ -207,7 +208,7 @@ def test_a_relay_ends_with_the_writers_release(own_nodes: DevNodes) -> None:
             return max(view.remaining_lease_ms for view in views)
 
         # A majority has the release when it is answered; the third member is about to have it.
-        wait_until(lambda: not remaining_ms(), "all members know of the release", AT_ONCE_S)
+        wait_until(lambda: not remaining_ms(), "all members know of the release", 2.0)
         until_s = time.monotonic() + 2.0
         while time.monotonic() < until_s:
             assert remaining_ms() == 0

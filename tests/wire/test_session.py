@@ -82,7 +82,7 @@ def test_a_node_answers_as_the_document_shows(tmp_path: Path) -> None:
                 is_busy = answer is not None and getattr(answer.message, "code", 0) == Code.BUSY
                 return None if is_busy else answer
 
-            answer = wait_until(answer_of, "an answer", 5.0)
+            answer = wait_until(answer_of, "an answer")
             assert answer.request_id == expected.request_id
             if isinstance(answer.message, ClaimReply):
                 shown, writer = expected.message.writer, answer.message.writer

@@ -21,9 +21,10 @@ MIB = 1024 * 1024
 NODE_BYTES_MAX = 288 * MIB
 """For the four processes of a node together, proportional set size: 66 MiB of shared memory, 32 MiB
 of unfinished frames, 64 MiB of answers, 16 MiB of early puts, and the rest for Python itself."""
-SILENCE_S_MAX = 3.0
-"""How long a put of a client that behaves may take."""
-READY_S = 20.0
+LEASE_MS = 10_000
+SILENCE_S_MAX = LEASE_MS / 1000
+"""How long a put of a client that behaves may take: it must not lose its stream."""
+READY_S = 30.0
 
 
 class Load:
@@ -74,7 +75,7 @@ class Load:
     async def _put(self) -> None:
         async with walle.connect(self._connect) as client:
             await client.create_stream(self._stream)
-            async with client.claim(self._stream, address="load", lease_ms=10_000) as writer:
+            async with client.claim(self._stream, address="load", lease_ms=LEASE_MS) as writer:
                 while not self._stop.is_set():
                     put_s = time.monotonic()
                     await writer.put(b"x" * 100)
