@@ -73,9 +73,12 @@ def release_ports(first: int) -> None:
 
 
 def wait_until(condition: Any, what: str, timeout_s: float = 30.0) -> Any:
-    """Looks again and again until `condition()` is true; returns what it returned."""
+    """Looks again and again until `condition()` is true; returns what it returned. It looks once
+    more after the time is up: the machine may have stood still for all of it."""
     until_s = time.monotonic() + timeout_s
-    while time.monotonic() < until_s:
+    is_last = False
+    while not is_last:
+        is_last = time.monotonic() >= until_s
         found = condition()
         if found:
             return found

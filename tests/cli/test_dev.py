@@ -91,7 +91,7 @@ def test_dev_dies_and_its_nodes_stop_in_good_order(tmp_path: Path) -> None:
     with DevNodes(tmp_path) as nodes:
         pids = [pid for name in nodes.names for pid in nodes.tree(name)]
         nodes.kill_dev()
-        wait_until(lambda: not any(map(is_alive, pids)), "the nodes have stopped", 15.0)
+        wait_until(lambda: not any(map(is_alive, pids)), "the nodes have stopped")
         assert "CRITICAL" not in nodes.logs()
 
 

@@ -168,7 +168,7 @@ def test_interrupts(nodes: DevNodes, stream: str) -> None:
 
 def test_put_waits_for_its_turn_or_takes_over(nodes: DevNodes, stream: str) -> None:
     holding = nodes.popen(
-        *("put", stream, "--address", "holder", "--lease-ms", "2000"), stdin=subprocess.PIPE
+        *("put", stream, "--address", "holder", "--lease-ms", "4000"), stdin=subprocess.PIPE
     )
     assert holding.stdin is not None
     wait_until(

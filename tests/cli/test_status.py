@@ -38,7 +38,7 @@ def put(nodes: DevNodes, stream: str, *options: str, data: bytes) -> None:
 
 
 def test_status_as_json(nodes: DevNodes, stream: str) -> None:
-    put(nodes, stream, "--address", "me:1", "--lease-ms", "700", data=b"one\ntwo\n")
+    put(nodes, stream, "--address", "me:1", "--lease-ms", "7000", data=b"one\ntwo\n")
     status = nodes.status()
     assert set(status) == {"cluster", "nodes", "streams"}
     assert len(bytes.fromhex(status["cluster"])) == 16
@@ -63,7 +63,7 @@ def test_status_as_json(nodes: DevNodes, stream: str) -> None:
         "settings",
     }
     assert (found["version"], found["first_entry_id"], found["committed_id"]) == (1, 1, 2)
-    assert found["writer"] == {"address": "me:1", "lease_ms": 700, "remaining_lease_ms": 0}
+    assert found["writer"] == {"address": "me:1", "lease_ms": 7000, "remaining_lease_ms": 0}
     assert [member["id"] for member in found["members"]] == nodes.names
     for member in found["members"]:
         assert set(member) == {
@@ -104,6 +104,7 @@ def test_create_and_list(nodes: DevNodes) -> None:
     assert nodes.cli("stream", "create", "/all") == b"/all is on n1, n2, n3\n"
     assert nodes.cli("stream", "create", "/two", "--members", "n1,n3") == b"/two is on n1, n3\n"
     assert len(nodes.cli("stream", "create", "/one", "--replicas", "1").split()) == 4
+    wait_until(lambda: b"/one" in nodes.cli("stream", "list"), "the node that is asked knows")
     streams = json.loads(nodes.cli("stream", "list", "--json"))
     keys = {"name", "id", "version", "members", "first_entry_id", "settings"}
     assert all(set(each) == keys for each in streams)

@@ -52,6 +52,16 @@ def has_room(writer: walle.Writer) -> bool:
     return writer.has_room
 
 
+async def wait_released(client: walle.Client, stream: str) -> None:
+    """A majority has been told when the writer's block ends; the third member, which may be asked
+    for its view as well, is being told. The lease must last longer than this waits."""
+    async with asyncio.timeout(30):
+        while True:
+            if not (await client.writer_status(stream)).remaining_lease_ms:
+                return
+            await asyncio.sleep(0.01)
+
+
 async def history(client: walle.Client, stream: str) -> list[bytes]:
     return [entry.data async for entry in client.read(stream)]
 
@@ -86,7 +96,7 @@ def test_claim_put_release(nodes: DevNodes, stream: str) -> None:
             writer.put(b"after")
         with pytest.raises(walle.LeaseExpired), writer.exclusive():
             pass
-        assert (await client.writer_status(stream)).remaining_lease_ms == 0
+        await wait_released(client, stream)
         async with client.claim(stream, address="next", timeout_s=10) as other:
             assert other.writer_id > writer.writer_id
             assert other.tail == position
@@ -237,7 +247,7 @@ def test_a_claim_waits_no_longer_than_it_may(nodes: DevNodes, stream: str) -> No
             with pytest.raises(walle.Unavailable, match="holder holds the lease"):
                 async with client.claim(stream, address="other", timeout_s=0.5):
                     pass
-            assert 0.5 <= loop.time() - began_s < 5
+            assert 0.5 <= loop.time() - began_s < 30, "half of the lease"
             assert writer.is_exclusive, "who waits takes nothing away"
             await writer.put(b"one")
 
@@ -301,7 +311,7 @@ def test_an_error_in_the_block_releases_and_ends_the_puts(nodes: DevNodes, strea
 
 def test_a_forced_claim_ends_the_writer_before(nodes: DevNodes, stream: str) -> None:
     async def work(client: walle.Client) -> None:
-        async with client.claim(stream, address="old", lease_ms=500) as old:
+        async with client.claim(stream, address="old", lease_ms=3_000) as old:
             await old.put(b"old")
             async with client.claim(stream, address="new", force=True) as new:
                 with pytest.raises(walle.WriterLost, match="is now new") as lost:

@@ -48,7 +48,7 @@ def test_idle_clients_do_not_lock_out_a_node_that_starts(tmp_path: Path) -> None
         def claims() -> bool:
             return isinstance(peer.claim(info), ClaimReply)
 
-        wait_until(claims, "n3 reaches the others", 10.0)
+        wait_until(claims, "n3 reaches the others")
 
 
 def _refusals(stack: ExitStack, address: str) -> list[Failure]:

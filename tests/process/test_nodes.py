@@ -281,7 +281,8 @@ def test_a_client_lists_and_removes_nodes(tmp_path: Path) -> None:
 
         asyncio.run(run())
         with walle.sync.connect(nodes.connect) as client:
-            assert client.remove_node("n4") == client.nodes()
+            left = client.remove_node("n4")
+            wait_until(lambda: client.nodes() == left, "the node that is asked knows")
         assert n4.wait(30) == EX_CONFIG
         text = nodes.cli("node", "list").decode()
         assert [line.split()[:3] for line in text.splitlines()[1:]] == [

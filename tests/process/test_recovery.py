@@ -23,6 +23,15 @@ async def history(client: walle.Client, stream: str) -> list[bytes]:
     return [entry.data async for entry in client.read(stream)]
 
 
+def committed_id(nodes: DevNodes, name: str) -> int | None:
+    """How much of the stream that node knows to be committed: a majority may be the others."""
+    stream = next(each for each in nodes.status()["streams"] if each["name"] == "/s")
+    found: int | None = next(
+        each["committed_id"] for each in stream["members"] if each["id"] == name
+    )
+    return found
+
+
 def test_stream_goes_on_with_what_is_left(tmp_path: Path) -> None:
     with DevNodes(tmp_path, count=5) as nodes:
         nodes.cli("stream", "create", "/s", "--members", "n1,n2,n3")
@@ -32,6 +41,7 @@ def test_stream_goes_on_with_what_is_left(tmp_path: Path) -> None:
                 await put(client, "/s", b"one", b"two")
 
         asyncio.run(before())
+        wait_until(lambda: committed_id(nodes, "n1") == 2, "n1 has them, too")
         done = nodes.run("stream", "recover-unsafe", "/s", "--yes")
         assert (done.returncode, done.stdout) == (1, b"")
         assert b"a majority of the members of /s answers" in done.stderr
@@ -77,6 +87,7 @@ def test_cluster_goes_on_with_one_node(tmp_path: Path) -> None:
                 await put(client, "/s", b"one")
 
         asyncio.run(before())
+        wait_until(lambda: committed_id(nodes, "n1") == 1, "n1 has it, too")
         data = str(nodes.directory / "n1")
         done = nodes.run("stream", "recover-unsafe", "/cluster", "--data", data, "--yes")
         assert done.returncode == 78

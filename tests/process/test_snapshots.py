@@ -44,8 +44,9 @@ def test_all_nodes_know_the_same_streams_though_cluster_was_trimmed(tmp_path: Pa
         nodes.cli("stream", "delete", "/gone", "--yes")
         asyncio.run(churn(nodes))
         nodes.cli("stream", "create", "/new", "--members", "n1,n2,n3")
+        left = {"/cluster", "/stays", "/new"}
+        wait_until(lambda: streams(nodes, nodes.addresses[0]).keys() == left, "n1 knows all")
         known = streams(nodes, nodes.addresses[0])
-        assert known.keys() == {"/cluster", "/stays", "/new"}
         assert known["/cluster"][2] > INTERVAL_ENTRIES
         nodes.start("n3")
         nodes.run_node("n4", join=nodes.addresses)

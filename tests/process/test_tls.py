@@ -206,7 +206,7 @@ def test_a_load_shows_its_certificate(nodes: Nodes, authority: Authority, tmp_pa
     settings.write_text(yaml.safe_dump(files))
     done = subprocess.run(
         [
-            *(sys.executable, "-m", "walle", "bench", "--seconds", "0.3", "--readers", "1"),
+            *(sys.executable, "-m", "walle", "bench", "--seconds", "3", "--readers", "1"),
             *("--json", "--connect", ",".join(nodes.addresses.values()), "--tls", str(settings)),
         ],
         stdout=subprocess.PIPE,

@@ -11,6 +11,7 @@ import pytest
 
 import walle
 from tests.clusters import DevNodes, wait_until
+from walle.core.trimming import SLACK
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -27,7 +28,7 @@ async def fill(
     """Puts that many entries; returns the last one's position."""
     async with (
         walle.connect(nodes.addresses) as client,
-        client.claim(stream, address="load", lease_ms=1_000) as writer,
+        client.claim(stream, address="load") as writer,
     ):
         for number in range(count):
             await writer.drain()
@@ -91,7 +92,7 @@ async def load_and_trim(nodes: DevNodes) -> None:
     async with walle.connect(nodes.addresses) as client:
         slow = client.read(STREAM, start=1, follow=True)
         assert (await anext(slow)).entry_id == 1
-        async with client.claim(STREAM, address="load", lease_ms=2_000) as writer:
+        async with client.claim(STREAM, address="load", lease_ms=4_000) as writer:
             loading = asyncio.create_task(put_for_ever(writer))
             for to in range(600, 3_000, 200):
                 while writer.committed.entry_id <= to:
@@ -135,7 +136,8 @@ def test_retention_by_size_frees_files_and_goes_on_when_the_manager_dies(tmp_pat
             nodes.kill(boss["address"])
             wait_until(lambda last=last: first_id(nodes) > last.entry_id - 1_100, "trimmed", 60)
             kept = last.entry_id + 1 - first_id(nodes)
-            assert 0.9 * (1 << 20) < kept * size <= 1 << 20
+            # It may have been trimmed last when it was a little shorter, which is within bounds.
+            assert 0.9 * (1 << 20) < kept * size <= (1 + SLACK) * (1 << 20)
             nodes.start(boss["address"])
             wait_until(lambda last=last: is_whole(nodes, last.entry_id), "all are whole", 60)
         for name in nodes.names:

@@ -39,7 +39,7 @@ class Nodes(Client):
         return NodeSession(self.answers[address], self.waited_s)
 
     async def read(self, addresses: Sequence[str]) -> ReadReply:  # type: ignore[override]
-        reply, _ = await self.ask(READ, ReadReply, addresses=addresses, timeout_s=0.3)
+        reply, _ = await self.ask(READ, ReadReply, addresses=addresses, timeout_s=30)
         return reply
 
 

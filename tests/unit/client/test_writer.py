@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 NODES = ("n1", "n2", "n3")
 MEMBERS = tuple(NodeAddress(node, f"{node}:1") for node in NODES)
 INFO = StreamInfo(7, "/s", version=1, members=MEMBERS, old_members=(), first_entry_id=1)
+LEASE_MS = 60_000
+"""No heartbeat is due while a test runs."""
 
 
 def answer(writer: Writer, node: str, code: Code, held: Position = ORIGIN) -> None:
@@ -55,7 +57,7 @@ def answer(writer: Writer, node: str, code: Code, held: Position = ORIGIN) -> No
 def make_writer(client: Any = None, compression: str = "none") -> Writer:
     """It is not connected: a test answers for the members."""
     info = INFO._replace(settings=StreamSettings(compression))
-    writer = Writer(client or Client(["n1:1"]), info, ClaimReply(7, 1, W1, ORIGIN), 1_000)
+    writer = Writer(client or Client(["n1:1"]), info, ClaimReply(7, 1, W1, ORIGIN), LEASE_MS)
     for node in NODES:
         writer._pipeline.connected(node, now_ns())
     return writer
