@@ -19,6 +19,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self
 
 import psutil
@@ -265,7 +266,9 @@ class DevNodes:
         """Kills whole nodes with SIGKILL, all at the same moment as far as that goes."""
         pids = [pid for name in names for pid in self.tree(name)]
         self._seen.update(self._descendants())
-        self.signal(pids, signal.SIGKILL)
+        for pid in pids:
+            with suppress(ProcessLookupError):  # it has just ended by itself
+                os.kill(pid, signal.SIGKILL)
         wait_until(lambda: not any(map(is_alive, pids)), f"{names} are gone")
 
     def kill_dev(self) -> None:
