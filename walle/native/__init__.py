@@ -242,3 +242,8 @@ def set_parent_death_signal(signal: int) -> None:
     error = lib.walle_process_set_parent_death_signal(signal)
     if error:
         raise OSError(error, os.strerror(error))
+
+
+def return_large_blocks() -> None:
+    """From now on, what this process frees in large blocks goes back to the system at once."""
+    lib.walle_process_return_large_blocks()

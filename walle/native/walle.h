@@ -128,8 +128,9 @@ void walle_ring_disarm_consumer(const walle_ring *ring);
 #define WALLE_SYNC_THREADS_MAX 64
 void walle_sync_files(int *files, size_t count, size_t threads_max);
 
-/* process.c: returns an errno, 0 if it is done. */
+/* process.c: the first returns an errno, 0 if it is done. */
 int walle_process_set_parent_death_signal(int signal);
+void walle_process_return_large_blocks(void);
 
 /* cffi: end */
 

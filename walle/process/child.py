@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 import setproctitle
 
 from walle.errors import ConfigError, CorruptionError
-from walle.native import set_parent_death_signal
+from walle.native import return_large_blocks, set_parent_death_signal
 from walle.process.consensus import Consensus
 from walle.process.loop import Loop
 from walle.process.network import Network
@@ -119,7 +119,9 @@ def _settle() -> None:
 
 
 def run_network(region: Region, listener: socket.socket, tls: Tls | None) -> None:
-    """The network process."""
+    """The network process. What clients have not read takes as much memory as it has bytes, however
+    it comes and goes."""
+    return_large_blocks()
     region.counters[PID_NETWORK] = os.getpid()
     selector = TurnSelector()
     network = Network(region, selector, tls)
