@@ -22,7 +22,10 @@ pytestmark = pytest.mark.slow
 def test_all_of_it(nodes: DevNodes) -> None:
     with walle.sync.connect(nodes.connect) as client:
         client.create_stream("/sync", compression="zstd")
-        assert "/sync" in [info.name for info in client.list_streams()]
+        wait_until(
+            lambda: "/sync" in [info.name for info in client.list_streams()],
+            "the node that is asked knows",
+        )
         with client.claim("/sync", address="me") as writer:
             assert writer.is_exclusive
             assert writer.put(b"one").result().entry_id == 1

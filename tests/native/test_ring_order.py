@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.timeout(900),  # where others want the processors, too, one side waits for the other
     pytest.mark.skipif(
         len(os.sched_getaffinity(0)) < 2, reason="one processor does nothing at the same moment"
     ),
