@@ -82,8 +82,9 @@ def test_a_node_joins_is_restarted_and_once_wiped_is_another_one(tmp_path: Path)
     with DevNodes(tmp_path) as nodes:
         n4 = nodes.run_node("n4", join=nodes.addresses[:2], zone="west", capacity=7)
         wait_up(nodes, "n4")
-        found = listed(nodes, "--connect", nodes.spare_address())
-        assert list(found) == ["n1", "n2", "n3", "n4"]
+        n4s = ("--connect", nodes.spare_address())
+        wait_until(lambda: list(listed(nodes, *n4s)) == ["n1", "n2", "n3", "n4"], "n4 knows all")
+        found = listed(nodes, *n4s)
         identity = json.loads((nodes.directory / "n4" / "node.json").read_text())["identity"]
         assert found["n4"] == {
             "id": "n4",

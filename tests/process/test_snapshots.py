@@ -62,5 +62,5 @@ def test_all_nodes_know_the_same_streams_though_cluster_was_trimmed(tmp_path: Pa
         wait_until(lambda: set(nodes.node_status("n3")["streams"]) == known.keys(), "n3 left", 60)
         nodes.kill(*nodes.names)
         nodes.start(*nodes.names)
-        assert streams(nodes, nodes.addresses[2]) == known
+        wait_until(lambda: streams(nodes, nodes.addresses[2]) == known, "n3 knows them again")
         assert nodes.cli("read", "/stays", "--raw") == b"one\n"

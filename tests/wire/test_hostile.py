@@ -80,7 +80,7 @@ def test_a_long_name_is_refused(own_watch: Watch, message: Message) -> None:
 def test_many_streams_are_listed_or_refused(own_watch: Watch, message: Message) -> None:
     with Peer(own_watch.address) as peer:
         for number in range(900):
-            created = peer.ask(CreateStream("/" + "s" * 248 + f"{number:06}", ()))
+            created = peer.insist(CreateStream("/" + "s" * 248 + f"{number:06}", ()))
             assert isinstance(created, StreamInfo)
         reply = peer.ask(message)
         assert isinstance(reply, StreamList | StatusReply | Failure)
@@ -161,7 +161,7 @@ def test_a_read_that_need_not_wait_is_served(own_watch: Watch) -> None:
         for _ in range(READS_WAITING_MAX):
             waiting.send(Read(info.stream_id, 1_000, 1, FOR_EVER_MS, 0, 0))
         waiting.ask(Status(0))
-        assert isinstance(peer.ask(Read(info.stream_id, 1, 1, 0, 0, 0)), ReadReply)
+        assert isinstance(peer.insist(Read(info.stream_id, 1, 1, 0, 0, 0)), ReadReply)
 
 
 def test_watches_end_with_their_session(own_watch: Watch) -> None:
