@@ -102,6 +102,16 @@ async def wait_trimmed(client: walle.Client, stream: str, first_id: int) -> None
                 await asyncio.sleep(0.02)
 
 
+async def wait_released(client: walle.Client, stream: str) -> None:
+    """A majority has been told when the writer's block ends; the third member, which may be asked
+    for its view as well, is being told. The lease must last longer than this waits."""
+    async with asyncio.timeout(30):
+        while True:
+            if not (await client.writer_status(stream)).remaining_lease_ms:
+                return
+            await asyncio.sleep(0.01)
+
+
 class DevNodes:
     """A cluster run by `walle dev`; each node may be run by a `walle dev --only` of its own.
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import walle
-from tests.clusters import DevNodes, free_ports, wait_trimmed
+from tests.clusters import DevNodes, free_ports, wait_released, wait_trimmed
 from walle.client.reader import read_answers
 from walle.compression import FLAG_ZSTD
 from walle.limits import BATCH_BYTES_MAX, ENTRY_DATA_BYTES_MAX, UNCOMMITTED_ENTRIES_MAX
@@ -50,16 +50,6 @@ def is_exclusive(writer: walle.Writer) -> bool:
 def has_room(writer: walle.Writer) -> bool:
     """As the writer says at this moment."""
     return writer.has_room
-
-
-async def wait_released(client: walle.Client, stream: str) -> None:
-    """A majority has been told when the writer's block ends; the third member, which may be asked
-    for its view as well, is being told. The lease must last longer than this waits."""
-    async with asyncio.timeout(30):
-        while True:
-            if not (await client.writer_status(stream)).remaining_lease_ms:
-                return
-            await asyncio.sleep(0.01)
 
 
 async def history(client: walle.Client, stream: str) -> list[bytes]:
