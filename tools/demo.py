@@ -44,6 +44,7 @@ KILL_AT = 0.35
 PAUSE_S_MAX = 1.0
 READY_S = 20.0
 BACKFILL_S = 60.0
+WHOLE = "no gap is left"
 
 console = Console()
 
@@ -165,32 +166,35 @@ async def kill_and_restart(client: Client, nodes: Nodes, load: Load, at: int) ->
         f"  {load.count - down_at} more lines became durable while it was down; starting it again"
     )
     async with asyncio.TaskGroup() as group:
-        watching = group.create_task(watch_gaps(nodes.addresses[VICTIM - 1]))
+        watching = group.create_task(watch_gaps(nodes.addresses[VICTIM - 1], load.count))
         await nodes.start("--only", str(VICTIM))
         await watching
 
 
-async def watch_gaps(address: str) -> None:
-    """Shows the gap of the node that was down, how it is filled, and that it is closed."""
+async def watch_gaps(address: str, last_id: int) -> None:
+    """Shows the gap of the node that was down, how it is filled, and that none is left up to that
+    entry. Where it has missed little, there may be none to be seen."""
     async with asyncio.timeout(BACKFILL_S):
         async with walle.connect(address) as client:
             shown = ""
-            while shown != "closed":
-                text = await describe_gaps(client, address, was_shown=bool(shown))
+            while shown != WHOLE:
+                text = await describe_gaps(client, address, last_id)
                 if text and text != shown:
                     console.print(f"  n{VICTIM}: {text}", markup=False, highlight=False)
                     shown = text
 
 
-async def describe_gaps(client: Client, address: str, *, was_shown: bool) -> str:
-    """The gap in words; "closed" once there is none any more, "" before there is one."""
+async def describe_gaps(client: Client, address: str, last_id: int) -> str:
+    """The gap in words; WHOLE once all is there up to that entry, "" before it is known to lack."""
     try:
         status = await client.node_status(address)
     except walle.Unavailable:
         return ""
     stream = next((each for each in status["streams"] if each["name"] == STREAM), None)
-    if stream is None or not stream["gaps"]:
-        return "closed" if was_shown else ""
+    if stream is None:
+        return ""
+    if not stream["gaps"]:
+        return WHOLE if stream["committed_id"] >= last_id else ""
     start, end = stream["backfill"]["gap"]
     done = stream["backfill"]["filled_id"] + 1 - start
     return f"gap [{start}, {end}), {100 * done // (end - start)} % filled"
