@@ -127,6 +127,16 @@ def test_no_cluster_there(nodes: DevNodes) -> None:
     assert "walle dev" in text
 
 
+def test_no_cluster_at_several_addresses(nodes: DevNodes, stranger: str) -> None:
+    """All are named; why, once for all of which it is the same."""
+    port = free_ports(2)
+    both = f"127.0.0.1:{port}, 127.0.0.1:{port + 1}"
+    named = f"127.0.0.1:{port},{stranger},127.0.0.1:{port + 1}"
+    status, text = fail(nodes, "status", "--connect", named)
+    assert status == 3
+    assert f"walle: nobody answers at {both}: Connection refused; {stranger} is no" in text
+
+
 @pytest.fixture
 def stranger() -> Iterator[str]:
     """The address of a server that is no WALLE node."""

@@ -11,7 +11,7 @@ from walle.client.links import Links
 from walle.client.members import HELD_S, REQUEST_S, TIMEOUT_S, ask_member
 from walle.client.reader import read_batches
 from walle.client.reads import Reads
-from walle.client.sessions import Sessions
+from walle.client.sessions import Sessions, unreachable
 from walle.client.writer import Writer
 from walle.compression import make_compressor
 from walle.config import parse_address
@@ -115,21 +115,22 @@ class Client:
 
         Raises:
             Unavailable: none does, or they have not formed their cluster.
-            RemoteProtocolError: whoever answers is no WALLE node.
+            RemoteProtocolError: all answer, and none of them is a WALLE node.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
         while not self.sessions.are_any:
+            errors: dict[str, WalleError] = {}
             for address in self._seeds:
                 try:
                     await self.sessions.get(address)
                     self.sessions.prefer(address)
                     break
                 except (Unavailable, RemoteProtocolError) as error:
-                    reason = error
+                    errors[address] = error
             else:
                 if loop.time() >= deadline:
-                    raise reason
+                    raise unreachable(errors)
                 await asyncio.sleep(RETRY_S)
         await self.nodes(timeout_s=max(deadline - loop.time(), RETRY_S))
 
@@ -567,7 +568,7 @@ async def connect(
 
     Raises:
         Unavailable: no node answers.
-        RemoteProtocolError: whoever answers is no WALLE node.
+        RemoteProtocolError: all answer, and none of them is a WALLE node.
         ConfigError: no addresses, or not such; or the files of `tls` are not what they should be.
     """
     names = addresses.split(",") if isinstance(addresses, str) else list(addresses)

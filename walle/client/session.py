@@ -232,9 +232,7 @@ async def open_session(
                 lambda: Session(address), host, port, ssl=tls
             )
     except TimeoutError:
-        raise Unavailable(
-            f"{address} does not accept the connection in {CONNECT_S:.0f} s"
-        ) from None
+        raise Unavailable(f"nobody answers at {address} in {CONNECT_S:.0f} s") from None
     except ssl.SSLError as error:
         raise Unavailable(f"{address} does not speak TLS with this client: {error}") from error
     except OSError as error:

@@ -9,12 +9,14 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from walle.client.session import Session, open_session
-from walle.errors import LocalProtocolError
+from walle.errors import LocalProtocolError, RemoteProtocolError, Unavailable
 from walle.ids import NO_IDENTITY
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+
+    from walle.errors import WalleError
 
 
 class Sessions:
@@ -106,6 +108,23 @@ class Sessions:
         sessions = list(self._open.values())
         self._open.clear()
         await asyncio.gather(*(session.close() for session in sessions))
+
+
+def unreachable(errors: Mapping[str, WalleError]) -> Unavailable | RemoteProtocolError:
+    """One error of those with which no session could be opened; whose are alike is named together.
+
+    errors: by address.
+    """
+    alike: dict[tuple[str, str], list[str]] = {}
+    for address, error in errors.items():
+        before, found, after = str(error).partition(address)
+        text = (before, after) if found else ("", f": {error}")
+        alike.setdefault(text, []).append(address)
+    told = "; ".join(
+        f"{before}{', '.join(addresses)}{after}" for (before, after), addresses in alike.items()
+    )
+    is_no_node = all(isinstance(error, RemoteProtocolError) for error in errors.values())
+    return RemoteProtocolError(told) if is_no_node else Unavailable(told)
 
 
 def _is_closed() -> LocalProtocolError:
