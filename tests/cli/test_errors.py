@@ -75,8 +75,8 @@ def fail(nodes: DevNodes, *arguments: str, data: bytes = b"") -> tuple[int, str]
         (["stream", "create", "/x", "--members", "n1", "--replicas", "1"], 2, "exclude"),
         (["stream", "create", "/x", "--compression", "lz4"], 2, "'none', 'zstd'"),
         (["put", "/cluster", "--compression", "lz4"], 2, "'none', 'zstd'"),
-        (["status", "--connect", "nonsense"], 78, "must be host:port, such as 127.0.0.1:7411"),
-        (["status", "--connect", ","], 78, "must name a node"),
+        (["status", "--connect", "nonsense"], 78, "walle: --connect: must be host:port, such as"),
+        (["status", "--connect", ","], 78, "walle: --connect: must name a node"),
         (["status", "--connect", "no.such.host.invalid:7411"], 3, "no.such.host.invalid:7411"),
         (["dev", "--nodes", "9"], 2, "--nodes"),
         (["dev", "--only", "4"], 2, "nodes 1 to 3"),
@@ -135,6 +135,15 @@ def test_no_cluster_at_several_addresses(nodes: DevNodes, stranger: str) -> None
     status, text = fail(nodes, "status", "--connect", named)
     assert status == 3
     assert f"walle: nobody answers at {both}: Connection refused; {stranger} is no" in text
+
+
+def test_an_environment_that_names_no_addresses(
+    nodes: DevNodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(DevNodes, "connect", "nonsense")
+    status, text = fail(nodes, "status")
+    assert status == 78
+    assert text.startswith("walle: WALLE_CONNECT: must be host:port, such as 127.0.0.1:7411")
 
 
 @pytest.fixture

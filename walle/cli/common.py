@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 import yaml
+from click.core import ParameterSource
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -97,6 +98,12 @@ def run_client(connect: str, work: Callable[[Client], Awaitable[R]]) -> R:
                 raise
             remedy = "start nodes with `walle dev`, or name others by --connect or WALLE_CONNECT"
             raise walle.Unavailable(f"{error}; {remedy}") from error
+        except ConfigError as error:
+            if is_connected or error.key != "connect":
+                raise
+            source = click.get_current_context().get_parameter_source("connect")
+            typed = "WALLE_CONNECT" if source is ParameterSource.ENVIRONMENT else "--connect"
+            raise ConfigError(typed, error.rule) from error
 
     return asyncio.run(run())
 
