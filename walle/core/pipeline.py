@@ -152,11 +152,6 @@ class Pipeline:
     # --- what the owner asks ----------------------------------------------------------------------
 
     @property
-    def uncommitted_bytes(self) -> int:
-        """Of the records in flight."""
-        return self._window_bytes - self._committed_bytes
-
-    @property
     def batches_in_flight(self) -> int:
         """How many batches are not committed."""
         return len(self._window) - self._committed_count

@@ -383,7 +383,8 @@ def test_puts_are_refused_while_too_much_waits_to_be_sent() -> None:
         large = [bytes(ENTRY_DATA_BYTES_MAX // 2)] * 15
         while writer.has_room:
             writer.put_many(large)
-        sent_bytes = writer._pipeline.uncommitted_bytes
+        sent = writer._pipeline.uncommitted()
+        sent_bytes = sum(batch.payload.size for batch in sent)
         assert PIPELINE_BYTES_MAX <= sent_bytes < PIPELINE_BYTES_MAX + 2 * ENTRY_DATA_BYTES_MAX
         for _ in range(PIPELINE_BYTES_MAX * 2 // (15 * ENTRY_DATA_BYTES_MAX)):
             writer.put_many(large)
@@ -393,7 +394,7 @@ def test_puts_are_refused_while_too_much_waits_to_be_sent() -> None:
         with pytest.raises(walle.Busy, match="wait to be sent"):
             writer.put(b"")
         assert writer.tail == before
-        assert writer._pipeline.uncommitted_bytes == sent_bytes
+        assert writer._pipeline.uncommitted() == sent
 
     run(test())
 
