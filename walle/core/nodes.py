@@ -136,7 +136,7 @@ def plan_removal(cluster: ClusterState, node_id: str) -> Refusal | None:
     return Refusal(
         Code.BAD_REQUEST,
         f"{node_id} is a member of {some}{more}: `walle node drain {node_id}` moves them to other "
-        "nodes",
+        "nodes; where none can take its place, add a node first",
     )
 
 

@@ -302,7 +302,7 @@ def test_removal_may_be_repeated_and_is_refused_while_streams_need_the_node() ->
     assert refused == Failure(
         Code.BAD_REQUEST,
         "n4 is a member of /t0, /t1, /t2, /t3, /t4 and 2 more: `walle node drain n4` moves them to "
-        "other nodes",
+        "other nodes; where none can take its place, add a node first",
     )
     assert "n3 is a member of /cluster, /s:" in insist(served, "n1", RemoveNode("n3")).text
     assert "no node 'n7'; the nodes are n1, n2, n3, n4" in (
