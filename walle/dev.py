@@ -86,7 +86,11 @@ class DevCluster:
                 str(path),
                 "was made with other --nodes or --port; use those, or another --data directory",
             )
-        path.write_text(text)
+        try:
+            path.write_text(text)
+        except OSError as error:
+            error.filename = str(path)  # what opens names it, what writes does not
+            raise
         return parse_node_config(settings, directory=self._data)
 
     def _fork(self, config: NodeConfig) -> int:

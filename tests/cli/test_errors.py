@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,7 +17,6 @@ from tests.clusters import DevNodes, free_ports
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 pytestmark = pytest.mark.slow
 
@@ -217,7 +217,7 @@ def test_the_data_of_another_cluster(nodes: DevNodes) -> None:
 def test_a_full_disk_and_closed_outputs(nodes: DevNodes, command: list[str]) -> None:
     environment = {**os.environ, "WALLE_CONNECT": nodes.connect}
     for redirection, status, words in (
-        (">/dev/full", 74, "No space left"),
+        (">/dev/full", 74, "walle: standard output: No space left"),
         (">&-", 1, "/dev/null will do"),
         ("<&-", 1, "/dev/null will do"),
     ):
@@ -229,6 +229,34 @@ def test_a_full_disk_and_closed_outputs(nodes: DevNodes, command: list[str]) -> 
         assert done.returncode == status, text
         assert words in text
         assert text.count("\n") == 1
+
+
+def test_a_full_disk_that_takes_no_long_entry(nodes: DevNodes, stream: str) -> None:
+    """It is not kept for later, as short ones are."""
+    nodes.cli("put", stream, data=b"x" * 100_000)
+    with Path("/dev/full").open("wb") as full:
+        status, text = nodes.end_of(nodes.popen("read", stream, "--raw", stdout=full.fileno()))
+    assert (status, text) == (74, "walle: standard output: No space left on device\n")
+
+
+def test_an_input_that_cannot_be_read(nodes: DevNodes, stream: str) -> None:
+    unreadable = "/proc/self/mem"  # it can be opened
+    for options in ([], ["--whole"]):
+        done = nodes.run("put", stream, unreadable, *options)
+        assert done.returncode == 74
+        assert f"walle: {unreadable}: Input/output error\n" in done.stderr.decode()
+
+
+def test_settings_that_cannot_be_written(nodes: DevNodes, tmp_path: Path) -> None:
+    """As on a full disk: the file can be made, but takes no byte."""
+    line = 'ulimit -f 0; exec "$0" -m walle dev --data "$1" --port "$2"'
+    done = subprocess.run(
+        ["sh", "-c", line, sys.executable, str(tmp_path), str(free_ports(3))],
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 74
+    assert done.stderr.decode() == f"walle: {tmp_path / 'n1.yaml'}: File too large\n"
 
 
 def test_a_question_that_is_not_answered_by_yes(nodes: DevNodes, stream: str) -> None:

@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
+from typing import Any
 
 import click
 
@@ -73,7 +75,25 @@ for command in (
 
 def main() -> None:
     """Runs the command line and ends the process."""
+    if sys.stdout is not None:
+        sys.stdout = io.TextIOWrapper(
+            io.BufferedWriter(_Output(sys.stdout.fileno(), "w", closefd=False)),
+            encoding=sys.stdout.encoding,
+            errors=sys.stdout.errors,
+            line_buffering=sys.stdout.isatty(),
+        )
     sys.exit(run(sys.argv[1:]))
+
+
+class _Output(io.FileIO):
+    """Standard output, which its errors name: a full disk might be taken for a node's."""
+
+    def write(self, data: Any, /) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            error.filename = "standard output"
+            raise
 
 
 def run(arguments: list[str]) -> int:

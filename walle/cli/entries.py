@@ -219,7 +219,11 @@ async def _chunks(file: BinaryIO) -> AsyncGenerator[bytes, None]:
                 await ready.wait()
             finally:
                 loop.remove_reader(descriptor)
-        chunk = os.read(descriptor, CHUNK_BYTES)
+        try:
+            chunk = os.read(descriptor, CHUNK_BYTES)
+        except OSError as error:
+            error.filename = file.name
+            raise
         if not chunk:
             return
         yield chunk
