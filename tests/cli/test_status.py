@@ -60,8 +60,9 @@ def test_status_as_json(nodes: DevNodes, stream: str) -> None:
     found = stream_of(status, stream)
     assert set(found) == {
         *("name", "id", "version", "members", "writer", "first_entry_id", "committed_id"),
-        "settings",
+        *("has_majority", "settings"),
     }
+    assert found["has_majority"] is True
     assert (found["version"], found["first_entry_id"], found["committed_id"]) == (1, 1, 2)
     assert found["writer"] == {"address": "me:1", "lease_ms": 7000, "remaining_lease_ms": 0}
     assert [member["id"] for member in found["members"]] == nodes.names
@@ -135,7 +136,7 @@ def test_a_stream_of_which_no_member_answers(nodes: DevNodes) -> None:
     nodes.cli("put", "/away", "--address", "me:1", data=b"one\n")
     nodes.kill("n3")
     text = nodes.cli("stream", "show", "/away").decode()
-    assert text.startswith("/away  version 1, no member answers\n  MEMBER ")
+    assert text.startswith("/away  version 1, no member answers, no majority\n  MEMBER ")
     nodes.start("n3")
     assert "writer me:1" in nodes.cli("stream", "show", "/away").decode()
 
@@ -175,6 +176,29 @@ def collecting(nodes: DevNodes, stream: str, seen: list[Any]) -> Callable[[], bo
         return bool(member["up"] and member["committed_id"] == 100_002 and not member["gaps"])
 
     return look
+
+
+def test_streams_without_a_majority_are_marked(tmp_path: Path) -> None:
+    with DevNodes(tmp_path, 5, apart=True) as nodes:
+        nodes.cli("stream", "create", "/three", "--members", "n1,n2,n3")
+        nodes.cli("stream", "create", "/two", "--members", "n1,n4")
+        put(nodes, "/three", data=b"one\n")
+        nodes.kill("n2", "n3")
+        found = {each["name"]: each["has_majority"] for each in nodes.status()["streams"]}
+        assert found == {"/cluster": True, "/three": False, "/two": True}
+        assert json.loads(nodes.cli("stream", "show", "/three", "--json"))["has_majority"] is False
+        lines = nodes.cli("status").decode().splitlines()
+        assert "/three  version 1, entries 1 to 1, no majority" in lines
+        assert "/two  version 1, no entries" in lines
+        with walle.sync.connect(nodes.addresses) as client:
+            for number in range(STREAMS_IN_FULL):
+                client.create_stream(f"/many/{number}", members=["n1"])
+            rows = [line.split(None, 1) for line in nodes.cli("status").decode().splitlines()]
+            shown = {row[0]: row[1].rstrip() for row in rows if len(row) > 1}
+            assert shown["/three"].endswith("  n1, n2 down, n3 down, no majority")
+            assert shown["/two"].endswith("  n1, n4")
+            client.set_members("/three", ["n1", "n4", "n5"])  # the former ones are needed for it
+        assert " no majority\n" in nodes.cli("stream", "show", "/three").decode()
 
 
 def test_status_of_many_streams_takes_a_line_each(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from walle.cli.common import (
     printable,
     run_client,
 )
+from walle.core.quorum import majority_size
 from walle.errors import WalleError
 from walle.limits import MIB
 
@@ -84,6 +85,7 @@ def _print_streams(out: Console, streams: Sequence[dict[str, Any]]) -> None:
     table = new_table("STREAM", "ENTRIES", "WRITER", "MEMBERS")
     for stream in streams:
         members = Text(", ").join(_describe_member(member) for member in stream["members"])
+        members.append(_describe_majority(stream))
         never = "never claimed" if stream["committed_id"] is not None else "not known"
         writer = printable(stream["writer"]["address"]) or never
         table.add_row(printable(stream["name"]), _describe_entries(stream), writer, members)
@@ -98,6 +100,7 @@ def print_stream(out: Console, stream: dict[str, Any]) -> None:
             (printable(stream["name"]), "bold"),
             f"  version {stream['version']}, {_describe_entries(stream)}",
             describe_settings(stream["settings"], len(stream["members"])),
+            _describe_majority(stream),
         )
     )
     if stream["committed_id"] is not None:
@@ -183,6 +186,11 @@ def _describe_member_state(member: dict[str, Any]) -> Text:
     if not member["doubtful_id"]:
         return describe_up(member)
     return Text("doubts its tail", "yellow")
+
+
+def _describe_majority(stream: dict[str, Any]) -> Text:
+    """What is to be put behind what is said of the stream; nothing, if a majority answers."""
+    return Text("") if stream["has_majority"] else Text(", no majority", "red")
 
 
 def _describe_entries(stream: dict[str, Any]) -> str:
@@ -294,6 +302,11 @@ def _describe_stream(info: StreamInfo, views: dict[str, dict[str, Any]]) -> dict
         "first_entry_id": info.first_entry_id,
         "settings": info.settings._asdict(),
         "committed_id": max((view["committed_id"] for view in views.values()), default=None),
+        "has_majority": all(
+            sum(member.node_id in views for member in members) >= majority_size(len(members))
+            for members in (info.members, info.old_members)
+            if members
+        ),
         "members": [
             _view_of_member(member.node_id, views.get(member.node_id)) for member in info.members
         ],

@@ -168,7 +168,7 @@ def show(name: str, connect: str, *, as_json: bool) -> None:
 
     async def work(client: Client) -> dict[str, Any]:
         info = await client.describe(name)
-        status = await collect_status(client, info.members, [info])
+        status = await collect_status(client, (*info.members, *info.old_members), [info])
         found: dict[str, Any] = status["streams"][0]
         return found
 
