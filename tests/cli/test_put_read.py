@@ -197,6 +197,20 @@ def test_put_waits_for_its_turn_or_takes_over(nodes: DevNodes, stream: str) -> N
     assert nodes.cli("read", stream, "--raw") == b"taken\n"
 
 
+def test_who_waits_for_a_majority_says_so(tmp_path: Path) -> None:
+    with DevNodes(tmp_path, apart=True) as nodes:
+        nodes.cli("stream", "create", "/waiting")
+        nodes.cli("put", "/waiting", data=b"one\n")
+        nodes.kill("n1", "n3")
+        commands = (["read", "/waiting", "--raw"], ["put", "/waiting"])
+        waiting = [nodes.popen(*each, stdin=subprocess.DEVNULL) for each in commands]
+        told = [each.stderr.readline().decode() for each in waiting if each.stderr is not None]
+        nodes.start("n3")
+        assert nodes.end_of(waiting[1]) == (0, "0 entries are durable\n"), "it is said once"
+    why = "/waiting: no majority of /waiting's members answered\n"
+    assert told == [f"waiting to read {why}", f"waiting to become the writer of {why}"]
+
+
 def test_one_members_gap(nodes: DevNodes, stream: str) -> None:
     """A member that was away serves what it holds, and names what it does not."""
     nodes.cli("put", stream, data=b"before\n")

@@ -24,6 +24,7 @@ from walle.cli.common import (
 )
 from walle.cli.quantities import entry_id
 from walle.client.client import LEASE_MS_DEFAULT
+from walle.client.session import CONNECT_S
 from walle.errors import LocalProtocolError, WalleError
 from walle.limits import ENTRY_DATA_BYTES_MAX, LEASE_MS_MAX, LEASE_MS_MIN
 from walle.messages import COMPRESSIONS
@@ -34,11 +35,14 @@ if TYPE_CHECKING:
     from walle.client.client import Client
     from walle.client.writer import Writer
     from walle.ids import Position
+    from walle.messages import WriterStatusReply
     from walle.record import Entry
 
 CHUNK_BYTES = 256 * 1024
 SILENCE_S = 1.0
 """After which a command that waits says why."""
+ASK_S = CONNECT_S + 1.0
+"""For how long it is found out why: one of those that are asked may not be there."""
 
 
 @click.command()
@@ -87,8 +91,13 @@ def put(
     who = address or f"walle-put@{socket.gethostname()}:{os.getpid()}"
     entries = _whole(file) if whole else _lines(file)
 
+    def explain(status: WriterStatusReply) -> str:
+        if force:  # by now this claim itself may be the newest one
+            return "the lease of the one before runs out first"
+        return f"{printable(status.address)} has a lease; --force takes over"
+
     async def work(client: Client) -> None:
-        telling = asyncio.create_task(_tell_of_waiting(client, stream, force=force))
+        telling = _telling(client, stream, "become the writer of", explain)
         try:
             async with client.claim(
                 stream, address=who, lease_ms=lease_ms, force=force, compression=compression
@@ -102,19 +111,26 @@ def put(
     run_client(connect, work)
 
 
-async def _tell_of_waiting(client: Client, stream: str, *, force: bool) -> None:
-    """Says why nothing happens, when a claim takes its time."""
-    await asyncio.sleep(SILENCE_S)
-    try:
-        status = await client.writer_status(stream)
-    except WalleError as error:
-        reason = str(error)
-    else:
-        if force:  # by now this claim itself may be the newest one
-            reason = "the lease of the one before runs out first"
-        else:
-            reason = f"{printable(status.address)} has a lease; --force takes over"
-    click.echo(f"waiting to become the writer of {printable(stream)}: {reason}", err=True)
+def _telling(
+    client: Client, stream: str, aim: str, explain: Callable[[WriterStatusReply], str]
+) -> asyncio.Task[None]:
+    """Says why nothing happens, unless it is cancelled soon.
+
+    Args:
+        aim: what the command waits for: to do this to the stream.
+        explain: why, while a majority of the members answers; empty: there is nothing to tell.
+    """
+
+    async def tell() -> None:
+        await asyncio.sleep(SILENCE_S)
+        try:
+            reason = explain(await client.writer_status(stream, timeout_s=ASK_S))
+        except WalleError as error:
+            reason = str(error)
+        if reason:
+            click.echo(f"waiting to {aim} {printable(stream)}: {reason}", err=True)
+
+    return asyncio.create_task(tell())
 
 
 async def _put_all(writer: Writer, entries: AsyncGenerator[bytes, None]) -> None:
@@ -275,10 +291,15 @@ def read(
     is_watched = follow or sys.stdout.isatty()
 
     async def work(client: Client) -> None:
-        async for entry in client.read(stream, start=start, end=end, follow=follow, node=node):
-            out.write(describe(entry) + b"\n")
-            if is_watched:
-                out.flush()
+        telling = _telling(client, stream, "read", lambda _status: "")
+        try:
+            async for entry in client.read(stream, start=start, end=end, follow=follow, node=node):
+                telling.cancel()
+                out.write(describe(entry) + b"\n")
+                if is_watched:
+                    out.flush()
+        finally:
+            telling.cancel()
         out.flush()
 
     run_client(connect, work)

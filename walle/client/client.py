@@ -408,19 +408,25 @@ class Client:
     # --- writing ----------------------------------------------------------------------------------
 
     async def writer_status(
-        self, name: str, *, known: WriterId = NO_WRITER, wait_ms: int = 0
+        self,
+        name: str,
+        *,
+        known: WriterId = NO_WRITER,
+        wait_ms: int = 0,
+        timeout_s: float = TIMEOUT_S,
     ) -> WriterStatusReply:
         """Who the stream's writer is, by a majority of its members.
 
         Args:
             known, wait_ms: to watch: answers when the writer is not `known`, or after wait_ms.
+            timeout_s: for how long attempts begin, beside wait_ms.
         """
         reply, _ = await ask_member(
             self,
             name,
             lambda stream_id: WriterStatus(stream_id, 0, known, wait_ms),
             WriterStatusReply,
-            timeout_s=TIMEOUT_S + wait_ms / 1000,
+            timeout_s=timeout_s + wait_ms / 1000,
             request_s=REQUEST_S + wait_ms / 1000,
         )
         return reply
