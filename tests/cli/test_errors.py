@@ -11,9 +11,10 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psutil
 import pytest
 
-from tests.clusters import DevNodes, free_ports
+from tests.clusters import DevNodes, free_ports, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -268,6 +269,9 @@ def test_a_question_that_is_not_answered_by_yes(nodes: DevNodes, stream: str) ->
     asked = nodes.popen("stream", "delete", stream, stdin=subprocess.PIPE)
     assert asked.stderr is not None
     assert asked.stderr.read(len("Delete")) == b"Delete"
+    # A signal that comes right before it waits for the answer is heard after that only.
+    process = psutil.Process(asked.pid)
+    wait_until(lambda: process.status() == psutil.STATUS_SLEEPING, "it waits for the answer")
     asked.send_signal(signal.SIGINT)
     status, text = nodes.end_of(asked)
     assert status == 130
