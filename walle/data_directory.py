@@ -51,7 +51,7 @@ class DataDirectory:
                 "data",
                 f"{path} is in use by another process; stop that node, or end that tool, first",
             ) from None
-        except OSError as error:
+        except (PermissionError, FileExistsError, NotADirectoryError) as error:
             raise ConfigError("data", f"{path} cannot be used: {error.strerror}") from error
         try:
             self.identity = _own(path, config.node)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from typing import TYPE_CHECKING
 
 import pytest
 
+from walle import data_directory
 from walle.config import NodeConfig
 from walle.data_directory import DataDirectory, lock_alone, lock_shared, read_owner
 from walle.errors import ConfigError
@@ -108,6 +110,17 @@ def test_lock_is_given_up_where_the_directory_is_refused(tmp_path: Path, node: s
         DataDirectory(config(tmp_path))
     good.write_text(json.dumps({"node": "n1", "identity": "00" * 16}))
     DataDirectory(config(tmp_path)).close()
+
+
+def test_an_error_that_may_pass_is_no_wrong_setting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_path: Path) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(data_directory, "lock_alone", fail)
+    with pytest.raises(OSError, match="Input/output error"):
+        DataDirectory(config(tmp_path))
 
 
 # --- tools that look ------------------------------------------------------------------------------

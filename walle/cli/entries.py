@@ -92,7 +92,9 @@ def put(
     entries = _whole(file) if whole else _lines(file)
 
     def explain(status: WriterStatusReply) -> str:
-        if force:  # by now this claim itself may be the newest one
+        if status.address in ("", who):  # it is this claim's by now, or nobody's
+            return "too few members have answered, or the lease of the one before runs"
+        if force:
             return "the lease of the one before runs out first"
         return f"{printable(status.address)} has a lease; --force takes over"
 

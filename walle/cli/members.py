@@ -95,7 +95,7 @@ def members(
             if not yes:
                 confirm(_given_up(change), "the change goes on to wait")
             change = run_client(connect, give_up)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, click.Abort):
         if to_be or wanted:
             text = f"if the change has begun, it goes on by itself: `walle stream members {name}`"
             click.echo(f"{text} shows how far it is", err=True)

@@ -35,7 +35,7 @@ _QUANTITY = re.compile(r"(\d+(?:\.\d+)?) ?([A-Za-z]*)")
 def entry_id(text: str) -> int:
     """An entry's id."""
     if not text.isdecimal() or not 1 <= int(text) <= ENTRY_ID_MAX:
-        raise click.BadParameter(f"{text!r} is no entry id: they begin at 1")
+        raise click.BadParameter(f"{text!r} is no entry id: those are 1 to {ENTRY_ID_MAX}")
     return int(text)
 
 

@@ -171,8 +171,8 @@ class Client:
         timeout_s: float = TIMEOUT_S,
         request_s: float = REQUEST_S,
     ) -> tuple[R, Batch | None]:
-        """Asks the first of the nodes that answers; that one is asked first again, one that has
-        not answered is not.
+        """Asks the first of the nodes that answers; that one is asked first again, and not one that
+        has not answered, as long as it belongs to those who may be asked.
 
         Args:
             addresses: which nodes may be asked; any, if empty.

@@ -21,6 +21,11 @@ class Inbox:
         self._wanted = 0
         self._usual = RECEIVE_BYTES
 
+    @property
+    def has_part(self) -> bool:
+        """Whether a frame has come in part."""
+        return self._size > 0
+
     def room(self) -> memoryview:
         """Where to receive to."""
         end = max(self._wanted, self._usual)

@@ -97,7 +97,6 @@ class Reader:
             batch = answer.batch
             if batch is None:
                 self.close()  # nothing is there yet, so neither is what follows
-                self._committed_id = answer.reply.committed.entry_id  # or that member is behind
                 continue
             self._check(answer)
             self._previous = answer.last
@@ -144,8 +143,7 @@ class Reader:
             local=1,
             end=end or self._until or 0,
         )
-        is_there = start <= self._committed_id
-        return Piece(end, self._reads.begin(self._name, read, self._node, is_there=is_there))
+        return Piece(end, self._reads.begin(self._name, read, self._node))
 
     def _learn(self, answer: Answer) -> None:
         reply = answer.reply

@@ -27,7 +27,8 @@ READS_AHEAD = 2
 READS_AHEAD_MAX = 8
 """All readers of a client together: a node sends no answers to who does not take them in time."""
 SILENCE_S = 2.0
-"""After so long without an answer it is looked what another member has; again and again."""
+"""After so long without an answer it is looked what another member has; again and again, where that
+one answers in so short a time."""
 
 
 class Answer:
@@ -156,18 +157,14 @@ class Reads:
         """Whether one more piece may be asked for that nobody waits for yet."""
         return self._bounded_count < READS_AHEAD_MAX
 
-    def begin(self, name: str, read: Read, node: str | None, *, is_there: bool) -> Flight:
-        """The read, which is sent, unless it is under way already. Whoever asks has to leave it.
-
-        Args:
-            is_there: whether what it asks for is known to be committed.
-        """
+    def begin(self, name: str, read: Read, node: str | None) -> Flight:
+        """The read, which is sent, unless it is under way already. Whoever asks has to leave it."""
         wanted = Wanted(name, read, node)
         flight = self._flights.get(wanted)
         if flight is None or flight.is_left:
             flight = Flight(
                 self._ask(wanted),
-                partial(self._look_elsewhere, wanted, self._client.sessions.preferred, is_there),
+                partial(self._look_elsewhere, wanted, self._client.sessions.preferred),
                 partial(self._on_end, wanted),
             )
             self._under_way.add(flight)
@@ -207,35 +204,35 @@ class Reads:
         )
         return Answer(reply, batch)
 
-    async def _look_elsewhere(self, wanted: Wanted, preferred: str, is_there: bool) -> Answer:
+    async def _look_elsewhere(self, wanted: Wanted, preferred: str) -> Answer:
         """What another member has, as soon as one has it, while the one that was asked says
         nothing: that may be frozen, or cut off from the others, and not hear what they commit.
 
-        They are asked in turn, and not to wait. Where it is known that something is there, a node
-        that sends anything at all is alive: what it sends takes its time on the way, and would take
-        more if it was sent twice.
+        They are asked in turn, and not to wait. While a part of an answer has come and more of it
+        keeps coming, nobody is: it takes its time on the way, and would take more if it was sent
+        twice.
 
         Args:
             preferred: the node that was asked, if it is a member.
         """
-        sessions, turn = self._client.sessions, 0
+        loop, sessions, turn = asyncio.get_running_loop(), self._client.sessions, 0
         while True:
-            pause_s = SILENCE_S
+            next_s = loop.time() + SILENCE_S
             with suppress(WalleError):
                 info = await self._client.describe(wanted.name)
                 addresses = addresses_of(info, wanted.node)
                 asked = preferred if preferred in addresses else addresses[0]
                 others = sessions.in_turn([each for each in addresses if each != asked])
-                silent_s = sessions.heard_s_ago(asked)
-                if is_there and silent_s < SILENCE_S:
-                    pause_s -= silent_s
+                paused_s = sessions.paused_s(asked)
+                if paused_s < SILENCE_S:
+                    next_s -= paused_s
                 elif others:
                     address = others[turn % len(others)]
                     turn += 1
                     answer = await self._look(wanted.read, info.stream_id, address)
                     if answer is not None:
                         return answer
-            await asyncio.sleep(pause_s)
+            await asyncio.sleep(next_s - loop.time())
 
     async def _look(self, read: Read, stream_id: int, address: str) -> Answer | None:
         """What the node has of what is wanted; None: nothing, though it would be worth waiting."""

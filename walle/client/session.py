@@ -7,6 +7,7 @@ import os
 import ssl
 import time
 from itertools import count
+from math import inf
 from typing import TYPE_CHECKING, cast
 
 from walle import frame, record, sockets
@@ -59,7 +60,6 @@ class Session(asyncio.BufferedProtocol):
     channels: who gets the answers that no request waits for, such as those to puts, by the request
         id of what is answered.
     on_pause: told when the way to the node is full (True) or free again (False).
-    heard_s: when the node has sent something last, on the monotonic clock.
     closed: set when the connection is gone.
     """
 
@@ -68,7 +68,7 @@ class Session(asyncio.BufferedProtocol):
         self.welcome: Welcome | None = None
         self.channels: dict[int, Callable[[Message], None]] = {}
         self.on_pause: Callable[[bool], None] = lambda _is_paused: None
-        self.heard_s = time.monotonic()
+        self._heard_s = time.monotonic()
         self.closed = asyncio.Event()
         self._connection = Connection(is_node=False)
         self._inbox = Inbox()
@@ -84,6 +84,11 @@ class Session(asyncio.BufferedProtocol):
     @property
     def is_open(self) -> bool:
         return self._transport is not None and not self._transport.is_closing()
+
+    @property
+    def paused_s(self) -> float:
+        """For how long an answer, a part of which has come, has not gone on; inf: there is none."""
+        return time.monotonic() - self._heard_s if self._inbox.has_part else inf
 
     def send(self, message: Message, request_id: int = 0) -> None:
         """Sends without waiting for an answer; nothing happens if the connection is gone."""
@@ -151,7 +156,7 @@ class Session(asyncio.BufferedProtocol):
         return self._inbox.room()
 
     def buffer_updated(self, nbytes: int) -> None:
-        self.heard_s = time.monotonic()
+        self._heard_s = time.monotonic()
         data = self._inbox.received(nbytes)
         if data is None:
             return

@@ -4,7 +4,6 @@ it asks first."""
 from __future__ import annotations
 
 import asyncio
-import time
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -64,10 +63,11 @@ class Sessions:
             raise _is_closed()
         return opening.result()
 
-    def heard_s_ago(self, address: str) -> float:
-        """How long the node at `address` has sent nothing; inf: there is no connection with it."""
+    def paused_s(self, address: str) -> float:
+        """For how long an answer of the node at `address`, a part of which has come, has not gone
+        on; inf: there is none."""
         session = self._open.get(address)
-        return inf if session is None or not session.is_open else time.monotonic() - session.heard_s
+        return session.paused_s if session is not None and session.is_open else inf
 
     def in_turn(self, addresses: Sequence[str]) -> list[str]:
         """The addresses in the order in which they are to be asked."""

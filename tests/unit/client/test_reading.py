@@ -9,17 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.performance.one_client import Node
+from tests.performance.one_node import feed
 from tests.unit.making import W1
+from walle import frame
 from walle.client import reader, reads
 from walle.client.inbox import RECEIVE_BYTES, Inbox
-from walle.client.reader import Reader, read_answers, read_batches
+from walle.client.reader import read_answers, read_batches
 from walle.client.reads import READS_AHEAD, READS_AHEAD_MAX, Flight, Reads
 from walle.client.sessions import Sessions
 from walle.compression import UNPACKED_BYTES, Compressor, Decompressor
-from walle.errors import CorruptionError, NotHeld, Trimmed, Unavailable, UnreadableEntry
+from walle.errors import Code, CorruptionError, NotHeld, Trimmed, Unavailable, UnreadableEntry
 from walle.ids import ORIGIN, Position
 from walle.limits import FETCH_BYTES_MAX
-from walle.messages import NodeAddress, Read, ReadReply, StreamInfo
+from walle.messages import Failure, NodeAddress, Read, ReadReply, StreamInfo
 from walle.record import Encoder, decode_all, size_of
 
 if TYPE_CHECKING:
@@ -222,12 +225,12 @@ def test_what_nobody_waits_for_any_more_is_joined_by_nobody() -> None:
         stream = Stream([100] * 10)
         stream.committed = 5
         read = Read(7, 6, FETCH_BYTES_MAX, 10_000, linearizable=0, local=0)
-        left = stream.reads.begin("/s", read, None, is_there=False)
+        left = stream.reads.begin("/s", read, None)
         await asyncio.sleep(0.02)
         left.leave()
-        flight = stream.reads.begin("/s", read, None, is_there=False)
+        flight = stream.reads.begin("/s", read, None)
         await asyncio.sleep(0.02)
-        assert stream.reads.begin("/s", read, None, is_there=False) is flight
+        assert stream.reads.begin("/s", read, None) is flight
         stream.commit(10)
         answer = await flight.wait()
         assert answer.batch is not None
@@ -273,21 +276,22 @@ class Other(Sessions):
     """Of a client that hears nothing of what its first member is asked. Another one has entries
     that the first does not hear of; at times it says nothing, either.
 
-    heard_s: how long ago the first member has sent something.
+    first_paused_s: for how long an answer of the first one has not gone on.
     asked: what the other one was.
     """
 
     def __init__(self, stream: Stream) -> None:
         super().__init__(None)
         self.prefer("here:1")
-        self.heard_s = math.inf
+        self.first_paused_s = math.inf
         self.asked: list[Read] = []
         self.committed = stream.committed
         self.is_silent = False
         self._stream = stream
 
-    def heard_s_ago(self, address: str) -> float:
-        return self.heard_s if address == "here:1" else 0.0
+    def paused_s(self, address: str) -> float:
+        assert address == "here:1"
+        return self.first_paused_s
 
     async def get(self, address: str) -> Any:
         assert address == "there:1"
@@ -332,17 +336,17 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reads, "SILENCE_S", 0.02)
 
 
-def begin(stream: Stream, start: int, *, is_there: bool) -> Flight:
+def begin(stream: Stream, start: int) -> Flight:
     """A read that may wait."""
     read = Read(7, start, FETCH_BYTES_MAX, 10_000, linearizable=0, local=1)
-    return stream.reads.begin("/s", read, None, is_there=is_there)
+    return stream.reads.begin("/s", read, None)
 
 
 @pytest.mark.usefixtures("_impatient")
 def test_who_waits_for_what_comes_gets_it_of_another_member() -> None:
     async def run() -> None:
         stream = Parted([10] * 9, committed=5)
-        flight = begin(stream, 6, is_there=False)
+        flight = begin(stream, 6)
         while len(stream.other.asked) < 3:  # noqa: ASYNC110
             await asyncio.sleep(0.001)
         stream.other.committed = 9
@@ -359,7 +363,7 @@ def test_a_quiet_stream_has_its_other_members_asked_seldom_and_for_no_wait() -> 
     async def run() -> None:
         stream = Parted([10] * 9, committed=5)
         begun_s = asyncio.get_running_loop().time()
-        flights = [begin(stream, 6, is_there=False) for _ in range(100)]
+        flights = [begin(stream, 6) for _ in range(100)]
         await asyncio.sleep(0.5)
         asked = stream.other.asked
         passed_s = asyncio.get_running_loop().time() - begun_s
@@ -378,7 +382,7 @@ def test_another_member_that_says_nothing_holds_up_nobody() -> None:
     async def run() -> None:
         stream = Parted([10] * 9, committed=5)
         stream.other.is_silent = True
-        flight = begin(stream, 6, is_there=False)
+        flight = begin(stream, 6)
         while not stream.other.asked:  # noqa: ASYNC110
             await asyncio.sleep(0.001)
         stream.commit(9)
@@ -401,17 +405,17 @@ def test_a_member_that_does_not_answer_is_not_waited_for(follow: bool) -> None:
 
 
 @pytest.mark.usefixtures("_impatient")
-def test_what_a_living_member_is_known_to_have_is_not_asked_of_another() -> None:
-    """It is on its way; asked for twice it would take longer."""
+def test_what_is_on_its_way_is_not_asked_of_another() -> None:
+    """Asked for twice it would take longer."""
 
     async def run() -> None:
         stream = Parted([10] * 9, committed=9)
         stream.answers = False
-        stream.other.heard_s = 0.0
-        flight = begin(stream, 3, is_there=True)
+        stream.other.first_paused_s = 0.0
+        flight = begin(stream, 3)
         await asyncio.sleep(0.1)
         assert not stream.other.asked
-        stream.other.heard_s = 0.1
+        stream.other.first_paused_s = 0.1
         answer = await flight.wait()
         assert [entry.entry_id for entry in answer.entries] == list(range(3, 10))
         flight.leave()
@@ -424,33 +428,10 @@ def test_a_member_that_does_not_answer_is_left_though_another_is_preferred_by_no
     async def run() -> None:
         stream = Parted([10] * 9, committed=9)
         stream.answers = False
-        flight = begin(stream, 3, is_there=True)
+        flight = begin(stream, 3)
         stream.sessions.prefer("there:1")
         assert (await flight.wait()).before.entry_id == 2
         flight.leave()
-
-    asyncio.run(run())
-
-
-@pytest.mark.usefixtures("_impatient")
-def test_a_living_member_that_is_behind_is_left() -> None:
-    """It answers, after a while, that it does not have what another one has told of."""
-
-    async def run() -> None:
-        stream = Parted([10] * 9, committed=5)
-        stream.other.heard_s = 0.0
-        stream.other.committed = 9
-        reader = Reader(stream, "/s", {"start": 6, "follow": True})  # type: ignore[arg-type]
-        reader._is_first = False
-        reader._committed_id = 9
-        reading = asyncio.create_task(reader.next())
-        await stream.waited.wait()
-        await asyncio.sleep(0.1)
-        assert not stream.other.asked
-        stream.commit(5)  # the wait is over
-        found = await reading
-        assert found is not None
-        assert found[1].first_id == 6
 
     asyncio.run(run())
 
@@ -553,6 +534,22 @@ def test_what_is_received_is_given_once_it_is_a_frame() -> None:
     inbox.received(30)
     inbox.handled(30, 24)
     assert len(inbox.room()) == RECEIVE_BYTES
+
+
+def test_it_is_known_how_long_an_answer_has_not_gone_on() -> None:
+    node = Node("n1")
+    session = node.session
+    frames = frame.encode_head(Failure(Code.BUSY, "later"), 7) * 2
+    half = len(frames) // 2
+    assert session.paused_s == math.inf
+    for sent, is_on_its_way in (
+        (frames[: half - 1], True),
+        (frames[half - 1 : half + 1], True),
+        (frames[half + 1 :], False),
+    ):
+        feed(session, sent)
+        assert (session.paused_s < math.inf) == is_on_its_way
+    node.transport.close()
 
 
 def test_pieces_fit_an_answer() -> None:
