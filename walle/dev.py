@@ -163,7 +163,9 @@ class DevCluster:
             name = self._running.pop(pid, None)
             if name is not None and (status or not stopping.is_set()):
                 self._has_failed = True
-                click.echo(self._describe_end(name, os.waitstatus_to_exitcode(status)), err=True)
+                text = self._describe_end(name, os.waitstatus_to_exitcode(status))
+                with suppress(OSError):  # who was to read it may be gone
+                    click.echo(text, err=True)
         ended.set()
 
     def _describe_end(self, name: str, status: int) -> str:

@@ -16,9 +16,13 @@ class NodeLog:
         self._start = path.stat().st_size if path.exists() else 0
 
     def last_words(self) -> str:
-        """Why a node could not run, as it said itself; empty if it said nothing."""
-        with self.path.open("rb") as file:
-            file.seek(self._start)
-            lines = file.read().decode(errors="replace").splitlines()
+        """Why a node could not run, as it said itself; empty if it said nothing, or if somebody has
+        removed the file."""
+        try:
+            with self.path.open("rb") as file:
+                file.seek(self._start)
+                lines = file.read().decode(errors="replace").splitlines()
+        except FileNotFoundError:
+            return ""
         critical = [line.partition(" CRITICAL ")[2] for line in lines if " CRITICAL " in line]
         return (critical or lines or [""])[-1]

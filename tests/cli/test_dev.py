@@ -9,10 +9,11 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+import psutil
 import pytest
 import yaml
 
-from tests.clusters import DevNodes, free_ports, is_alive, wait_until
+from tests.clusters import DevNodes, free_ports, is_alive, release_ports, wait_until
 from walle.cli.common import CONNECT_DEFAULT
 from walle.dev import dev_cluster
 
@@ -63,6 +64,32 @@ def test_a_node_that_cannot_run_says_why(tmp_path: Path) -> None:
         assert "node n3 ended with status 78 (data: " in text
         assert "node.json" in text
         assert "no node is left" in text
+
+
+def test_it_ends_with_its_last_node_though_nobody_can_be_told(tmp_path: Path) -> None:
+    """Neither the log of that node is left, nor who reads the errors."""
+    port = free_ports(1)
+    command = [sys.executable, "-m", "walle", "dev", "--nodes", "1", "--port", str(port)]
+    with subprocess.Popen(
+        [*command, "--data", str(tmp_path / "nodes")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as dev:
+        assert dev.stdout is not None
+        assert dev.stderr is not None
+        assert b"ready at" in dev.stdout.readline()
+        dev.stderr.close()
+        (supervisor,) = psutil.Process(dev.pid).children()
+        (tmp_path / "nodes" / "n1.log").unlink()
+        (journal,) = (tmp_path / "nodes" / "n1" / "journal").iterdir()
+        journal.write_bytes(b"nonsense" * 1_024)
+        for child in supervisor.children():
+            child.kill()
+        try:
+            assert dev.wait(30) == 1
+        finally:
+            dev.kill()
+    release_ports(port)
 
 
 def test_any_number_of_nodes(tmp_path: Path) -> None:
